@@ -1,0 +1,128 @@
+"""Geometry: voxel indices, RAS+ millimetres, and resampling onto a regular grid.
+
+`affine` is `(4, 4)` float64 and maps a voxel index to RAS+ mm; a voxel's index names its center.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+
+class Grid(NamedTuple):
+    """A regular sampling of space: `shape` `(I, J, K)` and `affine` `(4, 4)`, voxel index to RAS+ mm."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+
+def to_world(affine: np.ndarray, points_vox: np.ndarray) -> np.ndarray:
+    """Return `(..., 3)` RAS+ mm of `(..., 3)` voxel indices."""
+    affine = np.asarray(affine, dtype=np.float64)
+    return np.asarray(points_vox, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def to_voxel(affine: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
+    """Return `(..., 3)` fractional voxel indices of `(..., 3)` RAS+ mm."""
+    return to_world(np.linalg.inv(affine), points_mm)
+
+
+def spacing_mm(affine: np.ndarray) -> np.ndarray:
+    """Return the `(3,)` voxel size in mm along the array axes."""
+    return np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
+
+
+def scaled(affine: np.ndarray, factor: float) -> np.ndarray:
+    """Return the affine of the grid whose voxels are `factor` blocks of the given one's (centers stay centered)."""
+    result = np.array(affine, dtype=np.float64)
+    result[:3, 3] += result[:3, :3] @ np.full(3, (factor - 1) / 2)
+    result[:3, :3] *= factor
+    return result
+
+
+def bounds_mm(grid: Grid) -> np.ndarray:
+    """Return the `(2, 3)` low and high RAS corner of the field of view, voxel edges included, by all eight corners."""
+    corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    world = to_world(grid.affine, corners)
+    return np.stack([world.min(axis=0), world.max(axis=0)])
+
+
+def grid_over(box_mm: np.ndarray, spacing: float, multiple: int = 1) -> Grid:
+    """Return the RAS-aligned isotropic grid centered on a box and covering it.
+
+    Args:
+        box_mm: `(2, 3)` low and high corner in RAS+ mm.
+        spacing: voxel size in mm.
+        multiple: every axis length is rounded up to a multiple of this, as a pooling network needs.
+    """
+    low, high = np.asarray(box_mm, dtype=np.float64)
+    blocks = np.maximum(np.ceil((high - low) / (spacing * multiple) - 1e-6), 1)
+    shape = (blocks * multiple).astype(int)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = (low + high) / 2 - spacing * (shape - 1) / 2
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def resample(array: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 1, fill: float = 0.0) -> np.ndarray:
+    """Sample an array onto a grid, averaging first where the grid is at least twice as coarse.
+
+    The array keeps its stored order and type; only the part under the grid is touched.
+
+    Args:
+        array: `(I, J, K)` of any real type.
+        affine: its voxel index to RAS+ mm.
+        grid: where to sample.
+        order: 1 = linear, 0 = nearest (then nothing is averaged).
+        fill: value outside the array.
+
+    Returns:
+        `grid.shape`; float32 for linear, the array's own type for nearest.
+    """
+    to_source = np.linalg.inv(affine) @ grid.affine
+    array, to_source = _crop(array, to_source, grid.shape)
+    if min(array.shape) == 0:
+        return np.full(grid.shape, fill, dtype=np.float32 if order else array.dtype)
+    if order:
+        array, to_source = _block_mean(array, to_source)
+    return ndimage.affine_transform(
+        array,
+        to_source[:3, :3],
+        to_source[:3, 3],
+        output_shape=grid.shape,
+        output=np.float32 if order else array.dtype,
+        order=order,
+        mode="constant",
+        cval=fill,
+        prefilter=False,
+    )
+
+
+def _crop(array: np.ndarray, to_source: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the array to the voxels a grid of `shape` can reach; the mapping follows."""
+    corners = np.stack(np.meshgrid(*[(-1.0, float(n)) for n in shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    reach = to_world(to_source, corners)
+    low = np.clip(np.floor(reach.min(axis=0)) - 1, 0, array.shape).astype(int)
+    high = np.clip(np.ceil(reach.max(axis=0)) + 2, low, array.shape).astype(int)
+    moved = to_source.copy()
+    moved[:3, 3] -= low
+    return array[low[0] : high[0], low[1] : high[1], low[2] : high[2]], moved
+
+
+def _block_mean(array: np.ndarray, to_source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average whole blocks so that the coarser grid does not alias; the mapping follows."""
+    steps = np.abs(to_source[:3, :3]).max(axis=1)  # source voxels per grid step, along each source axis
+    factors = np.maximum(np.floor(np.minimum(steps, array.shape) + 1e-6), 1).astype(int)
+    if (factors == 1).all():
+        return array, to_source
+    pad = [(0, int(-n % f)) for n, f in zip(array.shape, factors, strict=True)]
+    array = np.pad(array, pad, mode="edge")
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            split = (*array.shape[:axis], array.shape[axis] // factor, factor, *array.shape[axis + 1 :])
+            array = array.reshape(split).mean(axis=axis + 1, dtype=np.float32)
+    moved = to_source.copy()
+    moved[:3] /= factors[:, None]
+    moved[:3, 3] -= (factors - 1) / (2 * factors)
+    return array, moved
