@@ -1,0 +1,150 @@
+"""Draw a spine: which vertebrae, where their bodies are, how each is turned and scaled.
+
+Distances, tilts and their spread are the means measured on the body centroids of VerSe'19 (80 CT scans,
+Sekuboyina et al. 2021). Frame: RAS+ mm with C1 at the origin, patient upright along z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from ..labels import NAMES, T12_ROW, T13_ROW
+
+# Body center to the next lower one, C1-C2 ... L5-L6: length in mm, sagittal tilt in degrees (positive = backward).
+PAIR_LENGTH_MM = np.array(
+    [22.4, 18.5, 16.6, 17.1, 16.0, 17.2, 19.0, 20.4, 20.4, 20.8, 21.0, 21.9, 21.8, 22.8, 23.7, 25.0]
+    + [26.5, 29.0, 30.2, 32.3, 33.7, 34.4, 32.9, 31.6]
+)
+PAIR_TILT_DEG = np.array(
+    [10.0, 9.0, 12.0, 15.0, 18.0, 20.0, 24.0, 27.0, 26.0, 23.0, 19.0, 13.4, 9.8, 0.3, -3.2, -6.4]
+    + [-5.7, -9.8, -12.4, -14.4, -9.3, -0.9, 12.2, 16.0]
+)
+L5_TO_S1_MM, L5_TO_S1_TILT_DEG = 31.0, 32.0
+
+
+@dataclass(frozen=True)
+class Spine:
+    """One subject's vertebrae, head to foot (N of them).
+
+    Attributes:
+        rows: landmark rows (`labels.NAMES`).
+        centers_mm: `(N, 3)` body centers, RAS+ mm.
+        frames: `(N, 3, 3)`; columns are the vertebra's right, anterior and up axes.
+        scales: `(N, 3)` size along those axes relative to the mean vertebra of that level.
+        sacrum_mm: `(3,)` center of the first sacral segment.
+        wedges: `(N,)` lost share of the anterior body height (0 = none).
+    """
+
+    rows: tuple[int, ...]
+    centers_mm: np.ndarray
+    frames: np.ndarray
+    scales: np.ndarray
+    sacrum_mm: np.ndarray
+    wedges: np.ndarray
+
+    def at(self, row: int) -> np.ndarray:
+        """Return the `(3,)` center of a row, or of the nearest one present."""
+        rows = np.array([_height(r) for r in self.rows])
+        return self.centers_mm[int(np.argmin(np.abs(rows - _height(row))))]
+
+
+def _height(row: int) -> float:
+    """Place of a row on the axis C1 = 0 ... L6 = 24, T13 between T12 and L1."""
+    return T12_ROW + 0.5 if row == T13_ROW else float(row)
+
+
+def draw_rows(rng: np.random.Generator, anomaly: str | None = None) -> tuple[int, ...]:
+    """Draw which vertebrae exist; anomalies come at the rates of the VerSe corpus unless one is asked for.
+
+    Args:
+        rng: source of randomness.
+        anomaly: None (by chance), "none", "L6", "L4-only", "T13" or "no-T12".
+    """
+    if anomaly is None:
+        anomaly = str(rng.choice(["none", "L6", "L4-only", "T13", "no-T12"], p=[0.87, 0.08, 0.01, 0.02, 0.02]))
+    rows = list(range(24))
+    if anomaly == "L6":
+        rows.append(24)
+    elif anomaly == "L4-only":
+        rows.remove(23)
+    elif anomaly == "T13":
+        rows.insert(T12_ROW + 1, T13_ROW)
+    elif anomaly == "no-T12":
+        rows.remove(T12_ROW)
+    elif anomaly != "none":
+        raise ValueError(f"anomaly {anomaly!r}: expected none, L6, L4-only, T13 or no-T12")
+    return tuple(rows)
+
+
+def draw_spine(rng: np.random.Generator, anomaly: str | None = None, *, fracture_rate: float = 0.04) -> Spine:
+    """Draw one subject's spine.
+
+    Args:
+        rng: source of randomness.
+        anomaly: see `draw_rows`.
+        fracture_rate: probability that a vertebra below T3 is wedged.
+    """
+    rows = draw_rows(rng, anomaly)
+    pairs = np.minimum([T12_ROW if r == T13_ROW else r for r in rows], len(PAIR_LENGTH_MM) - 1)
+    subject = np.exp(rng.normal(0, 0.07))
+    growth = np.exp(0.03 * _smooth(rng, len(rows), 1.5))
+    lengths = np.append(PAIR_LENGTH_MM[pairs][:-1], L5_TO_S1_MM) * subject * growth
+    tilt, bend = _draw_angles(rng, pairs)
+    steps = lengths[:, None] * np.stack([np.sin(bend), -np.sin(tilt), -np.cos(tilt) * np.cos(bend)], axis=1)
+    centers = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
+    wedged = (rng.random(len(rows)) < fracture_rate) & (np.array(rows) > 9)
+    return Spine(
+        rows=rows,
+        centers_mm=centers[:-1],
+        frames=_frames(rng, steps),
+        scales=_scales(rng, rows, subject, growth),
+        sacrum_mm=centers[-1],
+        wedges=np.where(wedged, rng.uniform(0.15, 0.6, len(rows)), 0.0),
+    )
+
+
+def _smooth(rng: np.random.Generator, count: int, width: float) -> np.ndarray:
+    """Return a unit-variance random sequence correlated over about `width` levels."""
+    noise = gaussian_filter1d(rng.normal(size=count + 40), width)[20:-20]
+    return noise / np.sqrt(1 / (2 * width * np.sqrt(np.pi)))
+
+
+def _draw_angles(rng: np.random.Generator, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sagittal tilt and the coronal bend of every step, the last one to the sacrum, in radians."""
+    mean = np.append(PAIR_TILT_DEG[pairs][:-1], L5_TO_S1_TILT_DEG)
+    count = len(pairs)
+    spread = np.interp(np.arange(count), [0, 6, 10, 24], [9, 9, 6, 6])
+    tilt = mean * rng.uniform(0.6, 1.3) + rng.normal(0, 4) + spread * _smooth(rng, count, 2.0)
+    bend = rng.normal(0, 1.5) + 2.0 * _smooth(rng, count, 2.0)
+    if rng.random() < 0.2:  # scoliosis
+        phase, length = rng.uniform(0, 2 * np.pi), rng.uniform(10, 24)
+        bend = bend + rng.uniform(6, 25) * np.sin(2 * np.pi * np.arange(count) / length + phase)
+    return np.deg2rad(tilt), np.deg2rad(bend)
+
+
+def _frames(rng: np.random.Generator, steps: np.ndarray) -> np.ndarray:
+    """Turn every vertebra along the curve, with a small twist of its own."""
+    up = -steps / np.linalg.norm(steps, axis=1, keepdims=True)
+    up = up + np.concatenate([up[:1], up[:-1]])
+    up = up / np.linalg.norm(up, axis=1, keepdims=True)
+    twist = np.deg2rad(2.0 * _smooth(rng, len(up), 2.0) + rng.normal(0, 2))
+    right = np.stack([np.cos(twist), np.sin(twist), np.zeros_like(twist)], axis=1)
+    right = right - (right * up).sum(axis=1, keepdims=True) * up
+    right = right / np.linalg.norm(right, axis=1, keepdims=True)
+    return np.stack([right, np.cross(up, right), up], axis=2)
+
+
+def _scales(rng: np.random.Generator, rows: tuple[int, ...], subject: float, growth: np.ndarray) -> np.ndarray:
+    """Heights follow the spacing of the discs; widths follow the subject with some freedom."""
+    width = subject * rng.uniform(0.93, 1.07) * (1 + 0.02 * _smooth(rng, len(rows), 1.5))
+    depth = subject * rng.uniform(0.93, 1.07) * (1 + 0.02 * _smooth(rng, len(rows), 1.5))
+    height = subject * growth * rng.uniform(0.94, 1.03)
+    return np.stack([width, depth, height], axis=1)
+
+
+def names(spine: Spine) -> list[str]:
+    """Return the names of the vertebrae, head to foot."""
+    return [NAMES[row] for row in spine.rows]
