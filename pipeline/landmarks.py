@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -50,7 +52,7 @@ def read_csv(path: Path) -> np.ndarray:
         for line in reader:
             try:
                 row = row_of_label(int(line["label"])) if line["label"].isdigit() else row_of_name(line["label"])
-                position = [float(line[axis]) for axis in "XYZ"]
+                position = _position([line[axis] for axis in "XYZ"])
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
             if np.isfinite(landmarks_mm[row]).all():
@@ -63,17 +65,34 @@ def read_json(path: Path) -> np.ndarray:
     """Read our `NAME_landmarks.json` (`space` must be `RAS`, `units` `mm`) into `(26, 3)`.
 
     Raises:
-        ValueError: the file is not ours, or states another space or unit.
+        ValueError: the file is not ours, states another space or unit, or has an entry that `read_csv` would refuse.
     """
-    document = json.loads(Path(path).read_text())
+    try:
+        document = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(document, dict) or "vertebrae" not in document:
         raise ValueError(f"{path}: no 'vertebrae' list; expected a landmarks file written by vertebrae")
     if (document.get("space"), document.get("units")) != ("RAS", "mm"):
         raise ValueError(f"{path}: space {document.get('space')!r}, units {document.get('units')!r}; expected RAS, mm")
     landmarks_mm = absent()
     for vertebra in document["vertebrae"]:
-        landmarks_mm[row_of_label(int(vertebra["label"]))] = vertebra["position_mm"]
+        try:
+            row, position = row_of_label(int(vertebra["label"])), _position(vertebra["position_mm"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, entry {vertebra}: {error}") from None
+        if np.isfinite(landmarks_mm[row]).all():
+            raise ValueError(f"{path}: {NAMES[row]} appears twice")
+        landmarks_mm[row] = position
     return landmarks_mm
+
+
+def _position(values: Sequence[Any]) -> list[float]:
+    """Return three finite numbers; `ValueError` for anything else."""
+    position = [float(value) for value in values]
+    if len(position) != 3 or not np.isfinite(position).all():
+        raise ValueError(f"{position} is no position: expected three numbers")
+    return position
 
 
 def read_landmarks(path: Path) -> np.ndarray:

@@ -75,7 +75,7 @@ def resample(array: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 
         affine: its voxel index to RAS+ mm.
         grid: where to sample.
         order: 1 = linear, 0 = nearest (then nothing is averaged).
-        fill: value outside the array.
+        fill: value outside the array's outermost voxel centers.
 
     Returns:
         `grid.shape`; float32 for linear, the array's own type for nearest.
@@ -86,6 +86,7 @@ def resample(array: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 
         return np.full(grid.shape, fill, dtype=np.float32 if order else array.dtype)
     if order:
         array, to_source = _block_mean(array, to_source)
+    to_source = _shrunk(to_source, array.shape)
     return ndimage.affine_transform(
         array,
         to_source[:3, :3],
@@ -108,6 +109,15 @@ def _crop(array: np.ndarray, to_source: np.ndarray, shape: tuple[int, int, int])
     moved = to_source.copy()
     moved[:3, 3] -= low
     return array[low[0] : high[0], low[1] : high[1], low[2] : high[2]], moved
+
+
+def _shrunk(to_source: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Move positions towards the middle by 1e-9, so that no rounding error puts the outermost voxels outside."""
+    middle = (np.array(shape) - 1) / 2
+    moved = to_source.copy()
+    moved[:3] *= 1 - 1e-9
+    moved[:3, 3] += 1e-9 * middle
+    return moved
 
 
 def _block_mean(array: np.ndarray, to_source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
