@@ -1,0 +1,365 @@
+"""Candidates with known answers, and a naive search over all sequences as the oracle of the dynamic program."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline import chain, sequences
+from pipeline.candidates import Candidates, find_candidates
+from pipeline.labelling import Labelling, Weights, label_spine, solve
+from pipeline.labels import NAMES, ROWS_BY_LEVEL, channel_of_row, row_of_name
+
+LEVELS = [NAMES[row] for row in ROWS_BY_LEVEL]
+# Distance in mm from each level to the next one, by hand from the table's source.
+STEP_MM = dict(zip(LEVELS[:19], [22.4, 18.5, 16.6, 17.1, 15.8, 17.2, 19.0, 20.4, 20.4, 20.8, 21.0, 21.9, 21.8, 22.8,
+                                 23.7, 25.0, 26.5, 29.0, 30.2], strict=True))  # fmt: skip
+STEP_MM |= {"T13": 30.2, "L1": 32.3, "L2": 33.7, "L3": 34.4, "L4": 32.9, "L5": 31.6}
+
+
+def evidence_of(name: str, blur: float = 0.6) -> np.ndarray:
+    """Return (25,) probabilities around the channel of a level."""
+    channel = channel_of_row(row_of_name(name))
+    values = np.exp(-0.5 * ((np.arange(25) - channel) / blur) ** 2) + 1e-3
+    return values / values.sum()
+
+
+def spine(names: list[str], looks: dict[str, str] | None = None, blur: float = 0.6) -> Candidates:
+    """Return one candidate per name on a gentle curve; `looks` names what the network takes a vertebra for."""
+    down_mm = np.cumsum([0.0] + [STEP_MM[name] for name in names[:-1]])
+    positions_mm = np.stack([0 * down_mm + 5, 20 * np.sin(down_mm / 150), 700 - down_mm], axis=1)
+    evidence = np.stack([evidence_of((looks or {}).get(name, name), blur) for name in names])
+    field_mm = np.array([[-90.0, -90.0, positions_mm[-1, 2] - 60], [100.0, 90.0, 760.0]])
+    return Candidates(positions_mm, np.full(len(names), 0.9), evidence, field_mm)
+
+
+def without(candidates: Candidates, index: int) -> Candidates:
+    keep = np.arange(len(candidates)) != index
+    return replace(
+        candidates,
+        positions_mm=candidates.positions_mm[keep],
+        scores=candidates.scores[keep],
+        evidence=candidates.evidence[keep],
+    )
+
+
+def adding(candidates: Candidates, position_mm: np.ndarray, score: float, evidence: np.ndarray) -> Candidates:
+    return replace(
+        candidates,
+        positions_mm=np.vstack([candidates.positions_mm, position_mm]),
+        scores=np.append(candidates.scores, score),
+        evidence=np.vstack([candidates.evidence, evidence]),
+    )
+
+
+def between(first: str, last: str) -> list[str]:
+    names = [name for name in LEVELS if name != "T13"]
+    return names[names.index(first) : names.index(last) + 1]
+
+
+def names_of(labelling: Labelling) -> list[str]:
+    return [vertebra.name for vertebra in labelling.vertebrae]
+
+
+def test_clean_chain():
+    candidates = spine(between("C1", "L5"))
+    labelling = solve(candidates)
+    assert names_of(labelling) == between("C1", "L5")
+    assert labelling.anchors == ("head", "sacrum")
+    assert labelling.warnings == ()
+    assert min(vertebra.probability for vertebra in labelling.vertebrae) > 0.9
+    np.testing.assert_array_equal(labelling.landmarks_mm[:24], candidates.positions_mm)
+    assert np.isnan(labelling.landmarks_mm[24:]).all()
+    first = labelling.vertebrae[0]
+    assert (first.row, first.label, first.score) == (0, 1, 0.9)
+
+
+def test_order_of_candidates_does_not_matter():
+    candidates = spine(between("T3", "L2"))
+    order = np.random.default_rng(0).permutation(len(candidates))
+    mixed = Candidates(candidates.positions_mm[order], candidates.scores[order], candidates.evidence[order])
+    assert names_of(solve(mixed)) == between("T3", "L2")
+
+
+def test_missing_detection_leaves_a_gap():
+    names = between("T2", "L3")
+    labelling = solve(without(spine(names), names.index("T7")))
+    assert names_of(labelling) == [name for name in names if name != "T7"]
+    assert "T7 not found between T6 and T8" in labelling.warnings
+
+
+@pytest.mark.parametrize("sideways_mm", [0.0, 30.0])
+def test_false_candidate_is_left_out(sideways_mm):
+    names = between("T2", "L3")
+    candidates = spine(names)
+    middle_mm = candidates.positions_mm[4:6].mean(axis=0) + np.array([sideways_mm, 0, 0])
+    labelling = solve(adding(candidates, middle_mm, 0.5, evidence_of("T6", 1.0)))
+    assert names_of(labelling) == names
+    np.testing.assert_array_equal([v.position_mm for v in labelling.vertebrae], candidates.positions_mm)
+
+
+def test_wrong_evidence_at_one_vertebra_is_overruled():
+    names = between("C3", "T10")
+    labelling = solve(spine(names, looks={"T4": "L2"}))
+    assert names_of(labelling) == names
+
+
+def test_neighbors_that_look_swapped_stay_in_order():
+    names = between("T5", "L4")
+    assert names_of(solve(spine(names, looks={"T9": "T10", "T10": "T9"}))) == names
+
+
+def test_bent_neck_beyond_the_horizontal():
+    names = between("C2", "T6")
+    candidates = spine(names)
+    positions_mm = candidates.positions_mm.copy()
+    step = names.index("C6")
+    positions_mm[step + 1 :] += positions_mm[step] - positions_mm[step + 1]  # C7 on C6 ...
+    positions_mm[step + 1 :] += [0, -17.0, 1.5]  # ... then 95 degrees backward of straight down
+    assert names_of(solve(replace(candidates, positions_mm=positions_mm))) == names
+
+
+def test_ambiguous_chain_says_so():
+    names = between("T4", "T9")
+    candidates = spine(names)
+    shifted = np.roll(candidates.evidence, 1, axis=1)
+    labelling = solve(replace(candidates, evidence=(candidates.evidence + shifted) / 2))
+    assert names_of(labelling) in (names, between("T5", "T10"))
+    assert max(vertebra.probability for vertebra in labelling.vertebrae) < 0.7
+    assert max(labelling.shift_probabilities) > 0.3
+    assert labelling.anchors == ()
+    assert any("no anchor in view: labels may be off by one" in warning for warning in labelling.warnings)
+    alternative = labelling.alternatives[0]
+    assert list(alternative.names) in (names, between("T5", "T10"))
+    assert list(alternative.names) != names_of(labelling)
+    assert alternative.probability > 0.3
+    assert labelling.vertebrae[2].runner_up == alternative.names[2]
+    assert labelling.vertebrae[2].runner_up_probability == pytest.approx(alternative.probability, abs=0.1)
+
+
+def test_thirteenth_thoracic_vertebra():
+    names = [*between("C1", "T12"), "T13", *between("L1", "L5")]
+    labelling = solve(spine(names, blur=0.4))
+    assert names_of(labelling) == names
+    thirteenth = labelling.vertebrae[names.index("T13")]
+    assert (thirteenth.row, thirteenth.label) == (25, 28)
+    assert any(warning.startswith("T13 found") for warning in labelling.warnings)
+    np.testing.assert_array_equal(labelling.landmarks_mm[25], thirteenth.position_mm)
+
+
+def test_absent_twelfth_thoracic_vertebra():
+    names = [name for name in between("C1", "L5") if name != "T12"]
+    candidates = spine(names, blur=0.4)
+    candidates.positions_mm[names.index("L1") :, 2] -= 30.2 - 29.0  # T11-L1 is as far as T12-L1
+    labelling = solve(candidates)
+    assert names_of(labelling) == names
+    assert "T12 seems to be absent: L1 follows T11" in labelling.warnings
+
+
+def test_overlooked_twelfth_thoracic_vertebra_is_a_gap():
+    names = between("C1", "L5")
+    labelling = solve(without(spine(names), names.index("T12")))
+    assert "T12 not found between T11 and L1" in labelling.warnings
+
+
+def test_sixth_lumbar_vertebra():
+    names = between("T8", "L6")
+    labelling = solve(spine(names, blur=0.4))
+    assert names_of(labelling) == names
+    assert labelling.anchors == ("sacrum",)
+    assert any(warning.startswith("L6 found") for warning in labelling.warnings)
+
+
+def test_sacrum_is_no_anchor_at_the_edge_of_the_image():
+    candidates = spine(between("T8", "L5"))
+    candidates.field_of_view_mm[0, 2] = candidates.positions_mm[-1, 2] - 20
+    assert solve(candidates).anchors == ()
+
+
+@pytest.mark.parametrize("names", [["L3"], ["T12", "L1"], ["C1", "C2"]])
+def test_short_chains(names):
+    assert names_of(solve(spine(names))) == names
+
+
+def test_nothing_found():
+    labelling = label_spine(np.zeros((25, 4, 5, 6), dtype=np.float32), np.eye(4))
+    assert labelling.vertebrae == ()
+    assert labelling.landmarks_mm.shape == (26, 3)
+    assert np.isnan(labelling.landmarks_mm).all()
+    assert labelling.warnings == ("no vertebra found",)
+
+
+def random_candidates(rng: np.random.Generator, count: int, size_mm: float) -> Candidates:
+    evidence = rng.dirichlet(np.full(25, 0.3), count)
+    return Candidates(rng.uniform(0, size_mm, (count, 3)) * [0.1, 0.2, 1], rng.uniform(0, 1, count), evidence)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_input_gives_an_ordered_labelling(seed):
+    rng = np.random.default_rng(seed)
+    candidates = random_candidates(rng, int(rng.integers(1, 25)), float(rng.uniform(1, 600)))
+    labelling = solve(candidates)
+    levels = [ROWS_BY_LEVEL.index(vertebra.row) for vertebra in labelling.vertebrae]
+    assert levels == sorted(set(levels))
+    positions = [tuple(vertebra.position_mm) for vertebra in labelling.vertebrae]
+    assert len(positions) == len(set(positions))
+    for vertebra in labelling.vertebrae:
+        assert 0 <= vertebra.runner_up_probability <= 1
+        assert 0 <= vertebra.probability <= 1
+        assert vertebra.probability + vertebra.runner_up_probability <= 1 + 1e-9
+    posterior = sequences.posterior(chain.build(candidates, Weights()))
+    assert posterior.sum(axis=0).max(initial=0) <= 1 + 1e-9  # a candidate has one level at most ...
+    assert posterior.sum(axis=1).max(initial=0) <= 1 + 1e-9  # ... and a level one candidate
+    margins = [alternative.margin for alternative in labelling.alternatives]
+    assert margins == sorted(margins)
+    assert min(margins, default=0.0) >= -1e-9
+    for above, below in itertools.pairwise(levels):
+        skipped = [LEVELS[level] for level in range(above + 1, below) if LEVELS[level] != "T13"]
+        assert all(any(name in warning for warning in labelling.warnings) for name in skipped)
+
+
+def naive_pair(above: str, below: str, distance_mm: float, log_scale: float, weights: Weights) -> float:
+    """Score one transition from the definition: the better of a normal spine and one without T12."""
+    passed = [name for name in LEVELS[LEVELS.index(above) : LEVELS.index(below)] if name not in {"T13"} - {above}]
+    options = [(passed, 0.0)]
+    if "T12" in passed[1:] and below != "T13":
+        options.append(([name for name in passed if name != "T11"], weights.no_t12))
+    scores = []
+    for steps, prior in options:
+        mean_mm = sum(STEP_MM[name] for name in steps)
+        sd_mm = math.hypot(*(chain.SPACING_MM[min(LEVELS.index(n), 18) if n in LEVELS[:20] else LEVELS.index(n) - 1, 1]
+                             for n in passed))  # fmt: skip
+        spread = math.hypot(sd_mm, math.sqrt(2) * weights.position_sd_mm) / mean_mm
+        units = (math.log(distance_mm / mean_mm) - log_scale) / spread
+        fit = -weights.distance * weights.tail * math.log1p(units**2 / (2 * weights.tail))
+        scores.append(fit + prior - weights.skip * (len(steps) - 1))
+    return max(scores)
+
+
+def all_sequences(candidates: Candidates, problem: chain.Problem, levels: list[int]) -> dict[tuple, list[float]]:
+    """Score every sequence over some levels at every scale; the keys are tuples of (candidate, level)."""
+    weights = problem.weights
+    result: dict[tuple, list[float]] = {(): list(problem.scale_prior)}
+    for count in range(1, len(candidates) + 1):
+        for chosen in itertools.permutations(range(len(candidates)), count):
+            offsets_mm = np.diff(candidates.positions_mm[list(chosen)], axis=0)
+            if any(offset @ chain.DOWN <= 0.1 * np.linalg.norm(offset) for offset in offsets_mm):
+                continue
+            for names in itertools.combinations(levels, count):
+                steps = tuple(zip(chosen, names, strict=True))
+                gain = sum(problem.nodes[level, candidate] for candidate, level in steps)
+                result[steps] = [
+                    prior + gain + sum(
+                        naive_pair(LEVELS[a], LEVELS[b], float(np.linalg.norm(offset)), log_scale, weights)
+                        for (a, b), offset in zip(itertools.pairwise(names), offsets_mm, strict=True)
+                    )
+                    for prior, log_scale in zip(problem.scale_prior, problem.log_scales, strict=True)
+                ]  # fmt: skip
+    return result
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_dynamic_program_equals_exhaustive_search(seed):
+    rng = np.random.default_rng(seed)
+    candidates = random_candidates(rng, 4, 120.0)
+    levels = [[16, 17, 18, 19, 20], [0, 1, 2, 3, 4], [17, 18, 20, 21, 25]][seed % 3]
+    problem = chain.build(candidates, Weights(temperature=1.7, presence=4.0))
+    nodes = np.full_like(problem.nodes, -np.inf)
+    nodes[levels] = problem.nodes[levels]
+    problem = replace(problem, nodes=nodes)
+    everything = all_sequences(candidates, problem, levels)
+    solution = sequences.solve(problem)
+
+    scores = {steps: max(values) for steps, values in everything.items()}
+    best = max(scores, key=scores.__getitem__)
+    assert solution.score == pytest.approx(scores[best])
+    assert tuple((step.candidate, step.level) for step in solution.steps) == best
+    weight = {steps: sum(math.exp(v / 1.7) for v in values) for steps, values in everything.items()}
+    for candidate, level in itertools.product(range(4), levels):
+        through = [steps for steps in everything if (candidate, level) in steps]
+        expected = max(scores[steps] for steps in through)
+        assert solution.best_through[level, :, candidate].max() == pytest.approx(expected)
+        share = sum(weight[steps] for steps in through) / sum(weight.values())
+        assert solution.posterior[level, candidate] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_first_alternative_is_the_best_that_renames(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    candidates = random_candidates(rng, 3, 90.0)
+    levels = [17, 18, 19, 20]
+    build = chain.build
+    masked = np.full((26, 1), -np.inf)
+    masked[levels] = 0.0
+    monkeypatch.setattr(chain, "build", lambda *args: (lambda p: replace(p, nodes=p.nodes + masked))(build(*args)))
+    weights = Weights(presence=5.0)
+    labelling = solve(candidates, weights)
+    scores = {s: max(v) for s, v in all_sequences(candidates, chain.build(candidates, weights), levels).items()}
+    best = max(scores, key=scores.__getitem__)
+    chosen = dict(best)
+    renaming = {s: v for s, v in scores.items() if any(chosen.get(c, level) != level for c, level in s)}
+    second = max(renaming, key=renaming.__getitem__)
+    assert names_of(labelling) == [LEVELS[level] for _, level in best]
+    renamed = dict(second)
+    assert labelling.alternatives[0].names == tuple(LEVELS[renamed[c]] if c in renamed else "" for c in chosen)
+    assert labelling.alternatives[0].margin == pytest.approx(scores[best] - scores[second])
+
+
+# Axes i, j, k step 4 mm along -y, 4 mm along +x, 4 mm along +z; voxel (0, 0, 0) at (-10, 20, 30).
+AFFINE = np.array([[0, 4, 0, -10], [-4, 0, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]], dtype=float)
+
+
+def blobs(centers_vox: dict[str, tuple[float, float, float]], shape: tuple[int, int, int] = (14, 16, 24)) -> np.ndarray:
+    """Return (25, I, J, K) Gaussians of 6 mm in 4 mm voxels, a tenth of each in the next channel."""
+    heatmaps = np.zeros((25, *shape), dtype=np.float32)
+    grid = np.indices(shape)
+    for name, center in centers_vox.items():
+        distance_vox = np.linalg.norm(grid - np.reshape(center, (3, 1, 1, 1)), axis=0)
+        blob = 0.9 * np.exp(-0.5 * (distance_vox * 4 / 6) ** 2)
+        heatmaps[row_of_name(name)] += 0.9 * blob
+        heatmaps[row_of_name(name) + 1] += 0.1 * blob
+    return heatmaps
+
+
+def test_candidate_is_in_millimeters_between_voxels():
+    heatmaps = blobs({"L2": (5.25, 6.0, 15.4), "L3": (6.0, 7.5, 6.75)})
+    candidates = find_candidates(heatmaps, AFFINE)
+    order = np.argsort(-candidates.positions_mm[:, 2])
+    # x = 4 j - 10, y = 20 - 4 i, z = 4 k + 30
+    expected_mm = [[14.0, -1.0, 91.6], [20.0, -4.0, 57.0]]
+    np.testing.assert_allclose(candidates.positions_mm[order], expected_mm, atol=0.05)
+    np.testing.assert_allclose(candidates.field_of_view_mm, [[-12, -34, 28], [52, 22, 124]])
+    assert candidates.scores.max() <= 0.9
+    np.testing.assert_allclose(candidates.evidence.sum(axis=1), 1)
+    np.testing.assert_allclose(candidates.evidence[order, [20, 21]], 0.9, atol=0.01)
+    np.testing.assert_allclose(candidates.evidence[order, [21, 22]], 0.1, atol=0.01)
+
+
+def test_label_spine_from_heatmaps():
+    labelling = label_spine(blobs({"L2": (5.25, 6.0, 15.4), "L3": (6.0, 7.5, 6.75)}), AFFINE)
+    assert names_of(labelling) == ["L2", "L3"]
+    np.testing.assert_allclose(labelling.landmarks_mm[21], [20.0, -4.0, 57.0], atol=0.05)
+
+
+def test_level_peaks_separate_bodies_that_run_together():
+    heatmaps = np.zeros((25, 9, 9, 30), dtype=np.float32)
+    levels = np.arange(30) / 4  # a tube: the sum is flat along k, C1, C2 ... every 4 voxels
+    for channel in range(8):
+        heatmaps[channel, 4, 4] = 0.9 * np.exp(-0.5 * ((levels - channel) / 0.4) ** 2)
+    heatmaps /= np.maximum(heatmaps.sum(axis=0) / 0.9, 1e-6)
+    heatmaps[:, 4, 4] *= (np.abs(np.arange(30) - 15) < 14)[None]
+    labelling = label_spine(heatmaps, np.diag([4.0, 4.0, 4.0, 1.0]) * [1, 1, -1, 1])
+    assert len(labelling.vertebrae) >= 6
+
+
+def test_peak_at_the_edge_and_close_peaks():
+    heatmaps = blobs({"T9": (0.0, 8.0, 12.0), "T10": (0.0, 9.0, 13.0)})
+    candidates = find_candidates(heatmaps, AFFINE)
+    assert len(candidates) == 1  # 5.7 mm apart: one body
+
+
+def test_wrong_number_of_channels():
+    with pytest.raises(ValueError, match=r"\(26, 4, 5, 6\)"):
+        find_candidates(np.zeros((26, 4, 5, 6)), np.eye(4))
