@@ -22,7 +22,7 @@ from .files import atomic_path
 from .spaces import Grid, spacing_mm
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-VOXEL_SIZE_MM = (0.15, 10.0)
+VOXEL_SIZE_MM = (0.15, 7.0)  # neighboring vertebrae, 15 mm apart in the neck, cannot be told apart above
 MIN_EXTENT_MM = 20.0
 MAX_SHEAR_DEG = 5.0
 

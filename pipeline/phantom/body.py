@@ -281,9 +281,21 @@ class Body:
         rng, bone = self.rng, self.bone
         first = self.spine.sacrum_mm
         width = self.girth * rng.uniform(0.95, 1.05)
-        below = first + np.cumsum([[0, 0, 0], [0, -17, -23], [0, -14, -22], [0, -4, -20], [0, 6, -17]], axis=0)
+        steps = np.array([[0, 0, 0], [0, -16, -24], [0, -11, -21], [0, -2, -19], [0, 7, -16]]) * rng.uniform(0.9, 1.1)
+        below = first + np.cumsum(steps, axis=0)
+        lean = first - self.spine.centers_mm[-1]
         for k, point in enumerate(below):
-            bone.join_ellipsoid(point, ((27, 24, 21, 18, 14)[k] * width, (18, 14, 11, 8, 6)[k], (16, 14, 13, 12, 12)[k]))
+            up = -(steps[k] if k else 0.5 * lean / np.linalg.norm(lean) + 0.5 * steps[1] / np.linalg.norm(steps[1]))
+            up = up / np.linalg.norm(up)
+            right = np.array([1.0, 0, 0]) - up[0] * up
+            right = right / np.linalg.norm(right)
+            frame = np.stack([right, np.cross(up, right), up], axis=1)
+            size = np.array([(50, 44, 36, 30, 24)[k], (32, 24, 18, 14, 11)[k], (28, 23, 20, 18, 16)[k]]) * width
+            bone.join_block(point, frame, size)
+            wing = np.array([(27, 24, 19, 14, 9)[k] * width, 0, 0])
+            for side in (-1, 1):
+                bone.join_ellipsoid(point + side * wing + [0, -4, 0], ((17, 14, 12, 9, 7)[k], 11 - k, 13))
+                bone.join_tube(np.array([point + side * wing * 0.6 + [0, -8, 0], point + [0, -26 + 3 * k, -4]]), 4)
         tail = below[-1] + np.array([[0, 2, -10], [0, 12, -22], [0, 20, -30]])
         bone.join_tube(tail, np.array([6, 5, 4]))
         for side in (-1, 1):

@@ -76,6 +76,20 @@ class Canvas:
             distance = np.abs(distance) - shell_mm / 2
         np.minimum(self.array[where], distance, out=self.array[where])
 
+    def join_block(self, center: np.ndarray, frame: np.ndarray, size: np.ndarray) -> None:
+        """Unite with a rounded superelliptic cylinder, as a vertebral body: `frame` `(3, 3)` holds its axes, `size` mm."""
+        reach = float(np.linalg.norm(size) / 2)
+        where = self.region(np.asarray(center) - reach, np.asarray(center) + reach)
+        if where is None:
+            return
+        offset = [self.xyz[i][where] - center[i] for i in range(3)]
+        right, front, up = (sum(float(frame[i, axis]) * offset[i] for i in range(3)) for axis in range(3))
+        radius = ((np.abs(right) / (size[0] / 2)) ** 2.6 + (np.abs(front) / (size[1] / 2)) ** 2.6) ** (1 / 2.6)
+        side, end = (radius - 1) * min(size[:2]) / 2 + 2, np.abs(up) - size[2] / 2 + 2
+        outside = np.hypot(np.maximum(side, 0), np.maximum(end, 0))
+        distance = outside + np.minimum(np.maximum(side, end), 0) - 2
+        np.minimum(self.array[where], distance, out=self.array[where])
+
     def _segments(self, points: np.ndarray, radius: float | np.ndarray):  # noqa: ANN202 - a private generator
         """Yield the region and the signed distance of every piece of a tube."""
         points = np.asarray(points, dtype=float)

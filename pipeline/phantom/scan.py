@@ -75,7 +75,7 @@ def scan(
 
     A voxel's HU is the mean over it; its label is the vertebra at its center.
     """
-    factors = np.maximum(np.ceil(spacing_mm(grid.affine) / FINE_MM - 1e-6), 1).astype(int)
+    factors = np.maximum(np.ceil(spacing_mm(grid.affine) / FINE_MM - 1e-6), 1).astype(int) | 1  # odd: one lies at the center
     hu = np.empty(grid.shape, dtype=np.float32)
     labels = np.empty(grid.shape, dtype=np.uint8)
     plane = int(np.prod(grid.shape[:2])) * int(np.prod(factors))

@@ -1,0 +1,95 @@
+"""Run the shipped pipeline on unseen synthetic scans and print what it finds.
+
+    python -m benchmarks.phantoms --count 20 --seed 7
+
+Scans have mixed fields of view, spacings, orientations and anatomy; their seeds are never used for training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline import NoSpineFound, Scan, VertebraePipeline
+from pipeline.labels import LABELS, NAMES
+from pipeline.landmarks import present_rows
+from pipeline.metrics import best_shift, dice, identified, localization_errors_mm
+from pipeline.phantom import Phantom, load_shapes, make_phantom
+from pipeline.run import Result
+
+UNSEEN = 880_000  # first number of every seed here; training scans start with another
+
+
+def score(phantom: Phantom, result: Result | None) -> dict:
+    """Return the numbers of one scan; a scan without a result has found nothing."""
+    truth = phantom.landmarks_mm
+    predicted = result.labelling.landmarks_mm if result else np.full_like(truth, np.nan)
+    labels = result.labels if result else np.zeros_like(phantom.labels)
+    rows = present_rows(truth)
+    whole = [row for row in range(len(NAMES)) if NAMES[row] in phantom.complete]
+    hit, error = identified(predicted, truth), localization_errors_mm(predicted, truth)
+    return {
+        "rows": rows,
+        "hits": [bool(hit[row]) for row in rows],
+        "errors_mm": [float(error[row]) for row in rows if hit[row]],
+        "dice": [dice(labels, phantom.labels, LABELS[row]) for row in whole],
+        "shift": best_shift(predicted[:25], truth[:25]),
+        "same_grid": bool(result is None or result.labels.shape == phantom.hu.shape),
+        "seconds": sum(result.seconds.values()) if result else 0.0,
+        "warnings": list(result.labelling.warnings) if result else ["no spine found"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--preset", default="mixed")
+    parser.add_argument("--shapes", type=Path, help="folder of vertebra masks to mix with the procedural shapes")
+    parser.add_argument("--report", type=Path, help="also write every scan's numbers as JSON")
+    for stage in ("spine_loc", "vert_loc", "vert_seg"):
+        parser.add_argument(f"--{stage.replace('_', '-')}", dest=stage, type=Path, help="other weights")
+    options = parser.parse_args()
+    checkpoints = {s: getattr(options, s) for s in ("spine_loc", "vert_loc", "vert_seg") if getattr(options, s)}
+    library = load_shapes(options.shapes) if options.shapes else None
+    pipeline = VertebraePipeline(checkpoints=checkpoints)
+    scores = []
+    header = f"{'scan':>4} {'shape':>15} {'voxel mm':>15} {'in view':>9} {'id':>7} {'shift':>5} {'error':>6} {'Dice':>6} {'s':>5}"
+    tqdm.write(header)
+    for index in tqdm(range(options.count), unit="scan", disable=None):
+        phantom = make_phantom((UNSEEN, options.seed, index), options.preset, library=library)
+        scan = Scan(f"phantom {index}", phantom.hu, phantom.affine, Path(f"phantom_{index}"))
+        try:
+            result = pipeline(scan)
+        except NoSpineFound:
+            result = None
+        found = score(phantom, result)
+        scores.append(found)
+        rows = found["rows"]
+        spacing = np.linalg.norm(phantom.affine[:3, :3], axis=0)
+        tqdm.write(
+            f"{index:>4} {'x'.join(map(str, phantom.hu.shape)):>15} {'x'.join(f'{s:.2f}' for s in spacing):>15} "
+            f"{(NAMES[rows[0]] + '-' + NAMES[rows[-1]]) if rows else '-':>9} {sum(found['hits']):>3}/{len(rows):<3} "
+            f"{found['shift']:>+5} {np.median(found['errors_mm'] or [np.nan]):>6.1f} "
+            f"{np.mean(found['dice'] or [np.nan]):>6.3f} {found['seconds']:>5.1f}"
+        )
+    hits = [hit for s in scores for hit in s["hits"]]
+    errors = [error for s in scores for error in s["errors_mm"]]
+    overlaps = [overlap for s in scores for overlap in s["dice"]]
+    right = np.mean([all(s["hits"]) for s in scores])
+    print(
+        f"\n{len(scores)} synthetic scans, {len(hits)} vertebrae: identification rate {np.mean(hits):.3f}, "
+        f"every vertebra right in {right:.0%} of scans, median error {np.median(errors):.2f} mm, "
+        f"mean Dice {np.mean(overlaps):.3f} over {len(overlaps)} whole vertebrae, "
+        f"output on the scan's grid in {sum(s['same_grid'] for s in scores)} of {len(scores)}"
+    )
+    if options.report:
+        options.report.write_text(json.dumps(scores, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""One scan or a folder of them: a bad scan is reported and never stops the others."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .images import find_scans, read_scan, scan_name
+from .results import is_done, write_result
+from .run import STAGES, VertebraePipeline
+
+
+def segment_scans(
+    source: Path, output_dir: Path, *, device: str = "auto", checkpoints: dict[str, Path], overwrite: bool = False
+) -> int:
+    """Segment a scan or every scan of a folder and return the exit code of the command.
+
+    Args:
+        source: a scan file, a DICOM series folder, or a folder of scans.
+        output_dir: where the results go; a scan whose results are complete there is skipped.
+        device: see `VertebraePipeline`.
+        checkpoints: see `VertebraePipeline`.
+        overwrite: redo scans that are complete.
+
+    Returns:
+        0, or 1 if some scan of a folder failed.
+
+    Raises:
+        ValueError: nothing to do, or the only scan cannot be used (`NoSpineFound` if it shows no spine).
+        OSError: the output folder cannot be written.
+    """
+    scans = find_scans(source)
+    _check_names(scans)
+    _check_writable(output_dir)
+    waiting = [path for path in scans if overwrite or not is_done(output_dir, scan_name(path))]
+    if len(waiting) < len(scans):
+        print(f"{len(scans) - len(waiting)} of {len(scans)} already done in {output_dir} (--overwrite to redo)")
+    if not waiting:
+        return 0
+    single = len(scans) == 1 and not _is_folder_of_scans(source, scans)
+    if single:
+        read_scan(scans[0])  # a bad scan is known at once, before any network is loaded
+    pipeline = VertebraePipeline(device, checkpoints)
+    failures: dict[Path, str] = {}
+    with tqdm(total=len(waiting) * len(STAGES), unit="stage", disable=None) as bar:
+        for path in waiting:
+            try:
+                _segment_one(pipeline, path, output_dir, bar)
+            except (ValueError, MemoryError, OSError) as error:
+                if single:
+                    raise
+                failures[path] = " ".join(str(error).split()) or type(error).__name__
+                bar.update(len(STAGES) - bar.n % len(STAGES) if bar.n % len(STAGES) else len(STAGES))
+    return _summarize(len(waiting), failures)
+
+
+def _segment_one(pipeline: VertebraePipeline, path: Path, output_dir: Path, bar: tqdm) -> None:
+    bar.set_description(f"{scan_name(path)}: reading")
+    begun = False
+
+    def announce(stage: str) -> None:
+        nonlocal begun
+        bar.update(int(begun))
+        begun = True
+        bar.set_description(f"{scan_name(path)}: {stage}")
+
+    result = pipeline(path, announce)
+    write_result(result, output_dir, pipeline.versions)
+    bar.update(1)
+    names = [vertebra.name for vertebra in result.labelling.vertebrae]
+    seconds = sum(result.seconds.values())
+    tqdm.write(f"{scan_name(path)}: {len(names)} vertebrae, {names[0]} to {names[-1]}, {seconds:.0f} s")
+    for warning in (*result.scan.warnings, *result.labelling.warnings):
+        tqdm.write(f"  warning: {warning}")
+
+
+def _summarize(count: int, failures: dict[Path, str]) -> int:
+    """Print what failed, if anything, and return the exit code."""
+    for reason in failures.values():
+        print(f"vertebrae: {reason}", file=sys.stderr)
+    if failures:
+        print(f"vertebrae: {len(failures)} of {count} scans failed", file=sys.stderr)
+    return int(bool(failures))
+
+
+def _is_folder_of_scans(source: Path, scans: list[Path]) -> bool:
+    return scans != [Path(source)]
+
+
+def _check_names(scans: list[Path]) -> None:
+    """Refuse two scans whose results would have the same name."""
+    seen: dict[str, Path] = {}
+    for path in scans:
+        name = scan_name(path)
+        if name in seen:
+            raise ValueError(f"{seen[name]} and {path} have the same name {name!r}; their results would collide")
+        seen[name] = path
+
+
+def _check_writable(folder: Path) -> None:
+    """Create the folder and write a file there, so that hours of work are not lost at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(13, "Permission denied", str(folder))
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+

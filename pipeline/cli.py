@@ -1,0 +1,108 @@
+"""The command `vertebrae`: arguments in, exit code out; the work is done by the modules it calls.
+
+Exit codes: 0 = done, 1 = some scans of a folder failed, 2 = bad input, 3 = no spine found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+
+STAGES = ("spine_loc", "vert_loc", "vert_seg")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    level = logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        from .run import NoSpineFound
+
+        print(f"vertebrae: {_sentence(error)}", file=sys.stderr)
+        return 3 if isinstance(error, NoSpineFound) else 2
+    except KeyboardInterrupt:
+        print("vertebrae: interrupted; finished scans are kept", file=sys.stderr)
+        return 130
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error as one line."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vertebrae", description="Find, name and segment every vertebra in CT.")
+    parser.add_argument("--version", action="version", version=f"vertebrae {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    segment = commands.add_parser("segment", help="segment a scan, a DICOM folder or a folder of scans")
+    segment.set_defaults(command=_segment)
+    segment.add_argument("input", type=Path, help="NIfTI, NRRD or MHA file, DICOM series folder, or folder of scans")
+    segment.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    segment.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    for stage in STAGES:
+        option = f"--{stage.replace('_', '-')}"
+        segment.add_argument(option, dest=stage, type=Path, metavar="CHECKPOINT", help=f"other weights for {stage}")
+    segment.add_argument("--overwrite", action="store_true", help="redo scans whose results are already there")
+
+    phantom = commands.add_parser("phantom", help="make synthetic CT scans with exact masks and landmarks")
+    phantom.set_defaults(command=_phantom)
+    phantom.add_argument("--out", type=Path, required=True, help="data folder to write")
+    phantom.add_argument("--count", type=int, default=1, help="how many scans (default: 1)")
+    phantom.add_argument("--seed", type=int, default=0, help="scan i is made from (seed, i)")
+    phantom.add_argument("--preset", default="mixed", help="mixed, localization or segmentation (default: mixed)")
+    phantom.add_argument("--shapes", type=Path, help="folder of vertebra masks to mix with the procedural shapes")
+    phantom.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+
+    demo = commands.add_parser("demo", help="run everything on an unseen synthetic scan and print the result")
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for scan and results")
+    demo.add_argument("--seed", type=int, default=2026, help="another number, another scan")
+    for command in (segment, phantom, demo):
+        command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
+    return parser
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from .batch import segment_scans
+
+    checkpoints = {stage: getattr(options, stage) for stage in STAGES if getattr(options, stage)}
+    return segment_scans(
+        options.input, options.output, device=options.device, checkpoints=checkpoints, overwrite=options.overwrite
+    )
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .phantom import write_phantoms
+
+    if options.count < 1:
+        raise ValueError(f"--count {options.count}: expected at least 1")
+    made = write_phantoms(
+        options.out, options.count, options.seed, options.preset, shapes=options.shapes, workers=options.workers
+    )
+    for _ in tqdm(made, total=options.count, desc="phantoms", unit="scan"):
+        pass
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import run_demo
+
+    run_demo(options.output, options.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

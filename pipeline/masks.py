@@ -1,0 +1,195 @@
+"""Stage three at inference: windows along the landmark chain, one probability per vertebra, labels on the scan's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+from .heatmaps import distance_channels
+from .labels import LABELS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
+from .landmarks import present_rows
+from .spaces import Grid, resample, to_voxel, to_world
+
+POSTERIOR_MM = 18.0  # the middle of a vertebra lies behind the middle of its body
+REACH_Z_MM = 34.0  # a vertebra reaches this far above and below its landmark
+
+
+@dataclass(frozen=True)
+class Window:
+    """One network input: the grid it covers and the vertebrae (landmark rows) that are read from it."""
+
+    grid: Grid
+    rows: tuple[int, ...]
+
+
+def plan_windows(landmarks_mm: np.ndarray, spacing_mm: float, size: tuple[int, int, int]) -> list[Window]:
+    """Cover all landmarks from head to foot with as few windows as hold every vertebra whole.
+
+    Neighbors share a window while each stays `REACH_Z_MM` from its upper and lower face and the chain bends by less
+    than 15 mm to the side or to the back within it.
+
+    Args:
+        landmarks_mm: `(26, 3)` RAS+ mm.
+        spacing_mm: voxel size of the windows.
+        size: `(I, J, K)` of the windows.
+    """
+    present = present_rows(landmarks_mm)
+    rows = [row for row in ROWS_BY_LEVEL if row in present]
+    room = max(spacing_mm * size[2] - 2 * REACH_Z_MM, 1.0)
+    groups: list[list[int]] = []
+    for row in rows:
+        points = landmarks_mm[[*(groups[-1] if groups else []), row]]
+        extent = points.max(axis=0) - points.min(axis=0)
+        if groups and extent[2] <= room and (extent[:2] <= 15).all():
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    windows = []
+    for group in groups:
+        points = landmarks_mm[group]
+        center = (points.min(axis=0) + points.max(axis=0)) / 2 - [0, POSTERIOR_MM, 0]
+        affine = np.diag([spacing_mm] * 3 + [1.0])
+        affine[:3, 3] = center - spacing_mm * (np.array(size) - 1) / 2
+        windows.append(Window(Grid(size, affine), tuple(group)))
+    return windows
+
+
+def vertebra_probabilities(
+    image: Tensor,
+    affine: np.ndarray,
+    landmarks_mm: np.ndarray,
+    network: Callable[[Tensor], Tensor],
+    *,
+    size: tuple[int, int, int],
+    reach_mm: float,
+    fill: float,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Run the network along the chain and yield every vertebra's probability, from the window that holds it best.
+
+    Args:
+        image: `(1, I, J, K)` network input of the CT on an isotropic RAS-aligned grid.
+        affine: `(4, 4)` of that grid.
+        landmarks_mm: `(26, 3)` RAS+ mm.
+        network: `(1, 26, *size)` to `(1, 26, *size)` logits.
+        size: window size in voxels.
+        reach_mm: see `heatmaps.distance_channels`.
+        fill: network input outside the image.
+
+    Yields:
+        Landmark row, probability float32 in the window, and the window's `(4, 4)` affine.
+    """
+    spacing = float(affine[0, 0])
+    points = torch.from_numpy(landmarks_mm)
+    for window in plan_windows(landmarks_mm, spacing, size):
+        start = np.rint(to_voxel(affine, window.grid.affine[:3, 3])).astype(int)
+        own = affine.copy()
+        own[:3, 3] = to_world(affine, start)  # on the image's own voxels: nothing is interpolated twice
+        ct = _cut(image, start, size, fill)
+        near = distance_channels(points, size, torch.from_numpy(own), reach_mm=reach_mm)
+        logits = network(torch.cat([ct, near.to(ct)])[None])[0]
+        probability = torch.softmax(logits.float(), dim=0)
+        for row in window.rows:
+            own_share = probability[channel_of_row(row) + 1].cpu().numpy()
+            yield row, own_share * _half_space(row, landmarks_mm, Grid(size, own)), own
+
+
+def _cut(image: Tensor, start: np.ndarray, size: tuple[int, int, int], fill: float) -> Tensor:
+    """Return `(1, *size)` of the image from a start voxel that may lie outside."""
+    pad = []
+    index: list[slice] = [slice(None)]
+    for begin, length, available in zip(start, size, image.shape[1:], strict=True):
+        low, high = (min(max(int(end), 0), available) for end in (begin, begin + length))
+        index.append(slice(low, high))
+        before = min(max(-int(begin), 0), length)
+        pad.append((before, length - before - (high - low)))
+    return functional.pad(image[tuple(index)], [side for pair in reversed(pad) for side in pair], value=fill)
+
+
+def _half_space(row: int, landmarks_mm: np.ndarray, grid: Grid) -> np.ndarray | float:
+    """Split the class that T12 and T13 share: each keeps the voxels nearer to its own landmark."""
+    other = {T12_ROW: T13_ROW, T13_ROW: T12_ROW}.get(row)
+    if other is None or not np.isfinite(landmarks_mm[[row, other]]).all():
+        return 1.0
+    middle = to_voxel(grid.affine, landmarks_mm[[row, other]].mean(axis=0))
+    normal = grid.affine[:3, :3].T @ (landmarks_mm[row] - landmarks_mm[other])
+    axes = [np.arange(n).reshape([-1 if i == k else 1 for k in range(3)]) for i, n in enumerate(grid.shape)]
+    side = sum(normal[i] * (axes[i] - middle[i]) for i in range(3))
+    return (side > 0).astype(np.float32)
+
+
+def assemble(pieces: Iterator[tuple[int, np.ndarray, np.ndarray]], scan: Grid) -> np.ndarray:
+    """Put the vertebrae on the scan's grid: probabilities resampled linearly, the largest wins, one piece per label.
+
+    Args:
+        pieces: what `vertebra_probabilities` yields.
+        scan: the scan's grid.
+
+    Returns:
+        `scan.shape` uint8 VerSe labels.
+    """
+    labels = np.zeros(scan.shape, dtype=np.uint8)
+    best = np.full(scan.shape, 127, dtype=np.uint8)  # probability in steps of 1/255; a vertebra starts above one half
+    for row, probability, affine in pieces:
+        probability = _largest_piece(probability)
+        if not probability.any():
+            continue
+        box = ndimage.find_objects((probability > 0).astype(np.uint8))[0]
+        box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+        local = affine.copy()
+        local[:3, 3] = to_world(affine, [s.start for s in box])
+        where, part = _on_scan(probability[box], local, scan)
+        if where is None:
+            continue
+        level = np.rint(255 * part).astype(np.uint8)
+        wins = level > best[where]
+        best[where][wins] = level[wins]
+        labels[where][wins] = LABELS[row]
+    _keep_one_piece(labels)
+    return labels
+
+
+def _largest_piece(probability: np.ndarray) -> np.ndarray:
+    """Silence everything but the largest connected piece above one half and its soft border."""
+    pieces, count = ndimage.label(probability > 0.5)
+    if count == 0:
+        return np.zeros_like(probability)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    keep = ndimage.binary_dilation(pieces == int(sizes.argmax()), iterations=2)
+    return np.where(keep, probability, 0)
+
+
+def _on_scan(
+    probability: np.ndarray, affine: np.ndarray, scan: Grid
+) -> tuple[tuple[slice, slice, slice] | None, np.ndarray]:
+    """Resample a box of probability onto the scan's voxels around it; None where it lies outside."""
+    corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in probability.shape], indexing="ij"), axis=-1)
+    reach = to_voxel(scan.affine, to_world(affine, corners.reshape(-1, 3)))
+    low = np.clip(np.floor(reach.min(axis=0)), 0, scan.shape).astype(int)
+    high = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, scan.shape).astype(int)
+    if (high <= low).any():
+        return None, probability
+    part = scan.affine.copy()
+    part[:3, 3] = to_world(scan.affine, low)
+    shape = tuple(int(n) for n in high - low)
+    where = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
+    return where, resample(probability, affine, Grid(shape, part))  # type: ignore[arg-type]
+
+
+def _keep_one_piece(labels: np.ndarray) -> None:
+    """Clear all but the largest connected piece of every label, in place and inside its box."""
+    for index, box in enumerate(ndimage.find_objects(labels)):
+        if box is None:
+            continue
+        own = labels[box] == index + 1
+        pieces, count = ndimage.label(own)
+        if count > 1:
+            sizes = np.bincount(pieces.ravel())
+            sizes[0] = 0
+            labels[box][own & (pieces != int(sizes.argmax()))] = 0

@@ -1,0 +1,165 @@
+"""What the bundles make of their networks' output, and the files they write: spine box, landmarks, labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.transforms import MapTransform
+from scipy import ndimage
+
+from .documents import landmarks_document
+from .files import write_json
+from .images import write_labels
+from .labelling import label_spine
+from .landmarks import write_csv
+from .spaces import Grid, bounds_mm, scaled, to_world
+
+Sample = dict[Hashable, Any]
+
+
+def spine_box_mm(heatmap: np.ndarray, affine: np.ndarray, *, min_peak: float = 0.3, share: float = 0.25) -> np.ndarray:
+    """Return the `(2, 3)` RAS+ mm corners around the largest connected part of a spine heatmap.
+
+    Args:
+        heatmap: `(I, J, K)` in [0, 1].
+        affine: `(4, 4)`, voxel index to RAS+ mm.
+        min_peak: below this maximum there is no spine.
+        share: the part reaches down to this share of the maximum.
+
+    Returns:
+        The voxel edges of the part's extent; NaN without a spine.
+    """
+    peak = float(heatmap.max())
+    if peak < min_peak:
+        return np.full((2, 3), np.nan)
+    pieces, count = ndimage.label(heatmap > share * peak)
+    mass = ndimage.sum_labels(heatmap, pieces, range(1, count + 1))
+    box = ndimage.find_objects(pieces)[int(np.argmax(mass))]
+    own = np.array(affine, dtype=np.float64)
+    own[:3, 3] = to_world(affine, np.array([s.start for s in box]))
+    return bounds_mm(Grid(tuple(s.stop - s.start for s in box), own))  # type: ignore[arg-type]
+
+
+class ReadSpineBoxd(MapTransform):
+    """Read spine box files (a path, or an array already in memory) into `(2, 3)` RAS+ mm; a missing key stays so."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample with every key read."""
+        sample = dict(data)
+        for key in self.keys:
+            if isinstance(sample.get(key), (str, Path)):
+                document = json.loads(Path(sample[key]).read_text())
+                if not document.get("found") or document.get("space") != "RAS":
+                    raise ValueError(f"{sample[key]}: not the box of a spine in RAS mm")
+                sample[key] = np.array([document["low_mm"], document["high_mm"]])
+        return sample
+
+
+class SpineBoxd(MapTransform):
+    """Turn the spine heatmap into `spine_box_mm`; see the function of that name."""
+
+    def __init__(self, keys: str, min_peak: float = 0.3, share: float = 0.25) -> None:
+        super().__init__(keys)
+        self.min_peak, self.share = min_peak, share
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample with `spine_box_mm` `(2, 3)`."""
+        sample = dict(data)
+        heatmap, affine = np.asarray(sample[self.keys[0]])[0], np.asarray(sample["grid_affine"])
+        sample["spine_box_mm"] = spine_box_mm(heatmap, affine, min_peak=self.min_peak, share=self.share)
+        return sample
+
+
+class LabelSpined(MapTransform):
+    """Turn the 25 heatmaps into a `labelling.Labelling` under the key `labelling`.
+
+    Args:
+        keys: the heatmaps.
+        stride: image voxels per heatmap voxel.
+    """
+
+    def __init__(self, keys: str, stride: int = 1) -> None:
+        super().__init__(keys)
+        self.stride = stride
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample with `labelling`."""
+        sample = dict(data)
+        affine = scaled(np.asarray(sample["grid_affine"]), self.stride)
+        sample["labelling"] = label_spine(np.asarray(sample[self.keys[0]]), affine)
+        return sample
+
+
+class SaveSpineBoxd(MapTransform):
+    """Write `NAME_spine_box.json`.
+
+    Args:
+        keys: the box.
+        output_dir: where to.
+    """
+
+    def __init__(self, keys: str, output_dir: str) -> None:
+        super().__init__(keys)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample unchanged."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for key in self.keys:
+            box = np.asarray(data[key], dtype=np.float64)
+            document: dict[str, Any] = {"space": "RAS", "units": "mm", "found": bool(np.isfinite(box).all())}
+            if document["found"]:
+                document |= {"low_mm": box[0].round(2).tolist(), "high_mm": box[1].round(2).tolist()}
+            write_json(self.output_dir / f"{data['image_name']}_spine_box.json", document)
+        return dict(data)
+
+
+class SaveLandmarksd(MapTransform):
+    """Write `NAME_landmarks.json` and `NAME_landmarks.csv`.
+
+    Args:
+        keys: the labelling.
+        output_dir: where to.
+        versions: bundle versions to state.
+    """
+
+    def __init__(self, keys: str, output_dir: str, versions: dict[str, str] | None = None) -> None:
+        super().__init__(keys)
+        self.output_dir, self.versions = Path(output_dir), versions or {}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample unchanged."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        shape = tuple(int(n) for n in np.asarray(data["scan_shape"]))
+        grid = Grid(shape, np.asarray(data["scan_affine"], dtype=np.float64))  # type: ignore[arg-type]
+        for key in self.keys:
+            document = landmarks_document(data["image_name"], grid, data[key], self.versions)
+            write_json(self.output_dir / f"{data['image_name']}_landmarks.json", document)
+            write_csv(self.output_dir / f"{data['image_name']}_landmarks.csv", data[key].landmarks_mm)
+        return dict(data)
+
+
+class SaveSegmentationd(MapTransform):
+    """Write `NAME_segmentation.nii.gz`: VerSe labels on the scan's own grid.
+
+    Args:
+        keys: the labels `(1, I, J, K)` uint8.
+        output_dir: where to.
+    """
+
+    def __init__(self, keys: str, output_dir: str) -> None:
+        super().__init__(keys)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample unchanged."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        for key in self.keys:
+            labels = np.asarray(data[key])[0].astype(np.uint8)
+            path = self.output_dir / f"{data['image_name']}_segmentation.nii.gz"
+            write_labels(path, labels, np.asarray(data["scan_affine"], dtype=np.float64))
+        return dict(data)

@@ -1,0 +1,90 @@
+"""Run one bundle on one case: its `inference.json` says how, this loads it once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+
+def bundles_root() -> Path:
+    """Return the folder of the three bundles: beside the package in the repository, inside it once installed."""
+    package = Path(__file__).parent
+    return next(path for path in (package.parent / "bundles", package / "_bundles") if path.is_dir())
+
+
+class Stage:
+    """A bundle's preprocessing, network, inferer and postprocessing, loaded from its `inference.json`.
+
+    Args:
+        bundle: the bundle's folder.
+        device: where the network runs.
+        checkpoint: weights to use instead of the bundle's own `models/model.pt`.
+
+    Raises:
+        ValueError: the checkpoint does not exist or does not fit the network.
+    """
+
+    def __init__(self, bundle: Path, device: torch.device, checkpoint: Path | None = None) -> None:
+        from monai.bundle import ConfigParser
+
+        bundle = Path(bundle)
+        parser = ConfigParser()
+        parser.read_config(bundle / "configs" / "inference.json")
+        parser.read_meta(bundle / "configs" / "metadata.json")
+        parser.update({"bundle_root": str(bundle), "device": device, "save": False})
+        self.name = bundle.name
+        self.version = str(parser["_meta_"]["version"])
+        self.network: nn.Module = parser.get_parsed_content("network")
+        load_weights(self.network, Path(checkpoint) if checkpoint else bundle / "models" / "model.pt", self.name)
+        self.network.eval()
+        self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.inferer = parser.get_parsed_content("inferer")
+        self.postprocessing = parser.get_parsed_content("postprocessing")
+        self.prior_keys = list(parser.get_parsed_content("prior_keys"))
+        self.device = device
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the sample after preprocessing, network and postprocessing; `sample["image"]` is a `Scan` or a path."""
+        start = time.perf_counter()
+        sample = self.preprocessing(dict(sample))
+        priors = {key: torch.as_tensor(sample[key])[None] for key in self.prior_keys}
+        with torch.inference_mode():
+            image = sample["image"][None].to(self.device)
+            sample["pred"] = self.inferer(image, self.network, **priors)[0].cpu()
+        sample = self.postprocessing(sample)
+        logger.info("%s: input %s, %.1f s", self.name, tuple(sample["image"].shape), time.perf_counter() - start)
+        return sample
+
+
+def load_weights(network: nn.Module, path: Path, name: str) -> None:
+    """Load a state dict (plain, or under "model"; half precision is fine) into a network.
+
+    Raises:
+        ValueError: the file is missing, unreadable, or belongs to another network.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no weights for {name} there")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state.get("model", state))
+    except Exception as error:  # torch raises many types for a file that is not a checkpoint
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not weights for {name}: {reason}") from error
+
+
+def export_weights(checkpoint: Path, target: Path) -> None:
+    """Write a checkpoint's state dict in half precision, as bundles ship it; integers (counters) stay as they are."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
+    small = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    with atomic_path(Path(target)) as temporary:
+        torch.save(small, temporary)

@@ -1,0 +1,87 @@
+"""The whole pipeline on scans whose answer is known: real bundles, real geometry, networks that know (`oracles.py`)."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from ball_spine import ball_spine, save_scan
+from oracles import BlindOracle, NothingOracle
+
+from pipeline import NoSpineFound, VertebraePipeline
+from pipeline.labels import LABELS, row_of_name
+from pipeline.landmarks import present_rows, read_csv
+from pipeline.metrics import dice
+from pipeline.results import write_result
+
+NAMES = ("T11", "T12", "L1", "L2")
+
+
+def assert_found(result, names, labels, landmarks_mm):
+    assert [vertebra.name for vertebra in result.labelling.vertebrae] == list(names)
+    found_mm = result.labelling.landmarks_mm
+    assert present_rows(found_mm) == present_rows(landmarks_mm)
+    assert np.nanmax(np.linalg.norm(found_mm - landmarks_mm, axis=1)) < 3
+    assert result.labels.dtype == np.uint8
+    assert set(np.unique(result.labels)) == set(np.unique(labels))
+    for name in names:
+        assert dice(result.labels, labels, LABELS[row_of_name(name)]) > 0.9
+
+
+@pytest.mark.parametrize("oblique", [False, True], ids=["straight", "oblique"])
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "PIR", "SAL"])
+def test_every_orientation_gives_the_same_answer(oracle_pipeline, axcodes, oblique):
+    scan, labels, landmarks_mm = ball_spine(NAMES, axcodes, oblique=oblique)
+    result = oracle_pipeline(scan)
+    assert result.scan is scan
+    assert result.labels.shape == scan.array.shape
+    assert_found(result, NAMES, labels, landmarks_mm)
+
+
+def test_two_vertebrae_are_enough(oracle_pipeline):
+    scan, labels, landmarks_mm = ball_spine(("L3", "L4"), "LAS", spacing_mm=(2.2, 1.4, 3.1))
+    assert_found(oracle_pipeline(scan), ("L3", "L4"), labels, landmarks_mm)
+
+
+def test_a_file_gives_files_on_its_own_grid(oracle_pipeline, tmp_path):
+    scan, _, landmarks_mm = ball_spine(("L3", "L4"), "PIR", oblique=True, spacing_mm=(2.0, 2.4, 1.8))
+    stages = []
+    result = oracle_pipeline(save_scan(tmp_path / "case_7.nii.gz", scan), stages.append)
+    assert stages == ["spine_loc", "vert_loc", "vert_seg"]
+    assert list(result.seconds) == stages
+    write_result(result, tmp_path / "out", oracle_pipeline.versions)
+
+    written, source = nib.load(tmp_path / "out" / "case_7_segmentation.nii.gz"), nib.load(tmp_path / "case_7.nii.gz")
+    assert written.get_data_dtype() == np.uint8
+    assert written.shape == source.shape
+    np.testing.assert_array_equal(written.affine, source.affine)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), result.labels)
+    found_mm = read_csv(tmp_path / "out" / "case_7_landmarks.csv")
+    assert np.nanmax(np.linalg.norm(found_mm - landmarks_mm, axis=1)) < 3
+
+
+def test_the_stages_hand_over_world_positions(oracle_pipeline):
+    scan, _, landmarks_mm = ball_spine(("L3", "L4"), "SAL", oblique=True)
+    box_mm = oracle_pipeline.find_spine(scan)
+    present = landmarks_mm[present_rows(landmarks_mm)]
+    assert (box_mm[0] < present).all()
+    assert (present < box_mm[1]).all()
+    everywhere = oracle_pipeline.find_vertebrae(scan).landmarks_mm  # without the box: the whole scan
+    np.testing.assert_allclose(everywhere, oracle_pipeline.find_vertebrae(scan, box_mm).landmarks_mm, atol=1.0)
+
+
+def test_no_spine_is_said_and_not_guessed(oracle_pipeline, monkeypatch):
+    scan, _, _ = ball_spine(("L3", "L4"))
+    monkeypatch.setattr(oracle_pipeline.spine_loc, "network", BlindOracle())
+    with pytest.raises(NoSpineFound, match=r"balls\.nii\.gz: no spine"):
+        oracle_pipeline(scan)
+
+
+def test_a_spine_without_vertebrae_is_no_spine(oracle_pipeline, monkeypatch):
+    scan, _, _ = ball_spine(("L3", "L4"))
+    monkeypatch.setattr(oracle_pipeline.vert_loc, "network", NothingOracle())
+    with pytest.raises(NoSpineFound, match=r"balls\.nii\.gz: .*no vertebra"):
+        oracle_pipeline(scan)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.pt: no weights for spine_loc"):
+        VertebraePipeline(device="cpu", checkpoints={"spine_loc": tmp_path / "nowhere.pt"})
