@@ -108,4 +108,3 @@ def _check_writable(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
     with tempfile.TemporaryFile(dir=folder):
         pass
-

@@ -92,7 +92,7 @@ def _phantom(options: argparse.Namespace) -> int:
     made = write_phantoms(
         options.out, options.count, options.seed, options.preset, shapes=options.shapes, workers=options.workers
     )
-    for _ in tqdm(made, total=options.count, desc="phantoms", unit="scan"):
+    for _ in tqdm(made, total=options.count, desc="phantoms", unit="scan", disable=None):
         pass
     return 0
 

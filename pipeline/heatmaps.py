@@ -32,9 +32,7 @@ def squared_distances(points_mm: Tensor, shape: Sequence[int], affine: Tensor) -
     linear = 2 * offset @ matrix  # (N, 3)
     terms = [gram[i, i] * axes[i] ** 2 + linear[:, i : i + 1] * axes[i] for i in range(3)]  # each (N, n_i)
     terms[2] = terms[2] + (offset**2).sum(dim=1, keepdim=True)
-    total = (
-        terms[0].float()[:, :, None, None] + terms[1].float()[:, None, :, None] + terms[2].float()[:, None, None, :]
-    )
+    total = terms[0].float()[:, :, None, None] + terms[1].float()[:, None, :, None] + terms[2].float()[:, None, None, :]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         if abs(float(gram[i, j])) > 1e-9:
             cross = 2 * gram[i, j] * axes[i][:, None] * axes[j][None, :]

@@ -14,7 +14,8 @@ from .landmarks import absent
 from .sequences import Solution, Step
 
 SURE = 0.9  # an anchor's probability
-DOUBTFUL = 0.1  # a shifted chain of this probability is worth a warning
+DOUBTFUL = 0.1  # a shifted chain of this probability is worth a warning ...
+DOUBTFUL_UNANCHORED = 0.03  # ... and of this one where no end of the spine is in view: networks shift whole chains
 BELOW_MM = 45.0  # more room than the next body would need
 
 
@@ -68,8 +69,8 @@ class Labelling:
         vertebrae: empty if no vertebra was found.
         landmarks_mm: `(26, 3)` RAS+ mm, NaN row = absent.
         alternatives: most likely first; the first is the exact runner-up.
-        shift_probabilities: of the whole chain being one level too low and one too high in the list C1 ... L6.
-        anchors: what fixes the count: `"head"` (C1 or C2), `"sacrum"` (L5 or L6 and nothing below), or neither.
+        shift_probabilities: of all vertebrae really being one level nearer the head, and one nearer the sacrum.
+        anchors: what fixes the count: `"head"` (C1 or C2 is sure), `"sacrum"` (L5 or L6 is, and nothing below it).
         warnings: sentences for the user.
     """
 
@@ -193,7 +194,7 @@ def _anchors(vertebrae: tuple[Vertebra, ...], field_of_view_mm: np.ndarray | Non
 def _warnings(solution: Solution, vertebrae: tuple[Vertebra, ...], shift: float, anchors: tuple[str, ...]) -> list[str]:
     """Return what the user should look at."""
     result = []
-    if shift > DOUBTFUL:
+    if shift > (DOUBTFUL if anchors else DOUBTFUL_UNANCHORED):
         where = "" if anchors else "no anchor in view: "
         result.append(f"{where}labels may be off by one (probability {shift:.2f})")
     for step, after, above, below in zip(solution.steps, solution.steps[1:], vertebrae, vertebrae[1:], strict=False):

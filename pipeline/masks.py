@@ -1,4 +1,4 @@
-"""Stage three at inference: windows along the landmark chain, one probability per vertebra, labels on the scan's grid."""
+"""Stage three at inference: windows along the spine, one probability per vertebra, labels on the scan's grid."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def assemble(pieces: Iterator[tuple[int, np.ndarray, np.ndarray]], scan: Grid) -
         box = ndimage.find_objects((probability > 0).astype(np.uint8))[0]
         box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         local = affine.copy()
-        local[:3, 3] = to_world(affine, [s.start for s in box])
+        local[:3, 3] = to_world(affine, np.array([s.start for s in box]))
         where, part = _on_scan(probability[box], local, scan)
         if where is None:
             continue

@@ -71,7 +71,7 @@ def heatmap_identification(heatmaps: Tensor, target: Tensor, voxel_mm: float) ->
     """
     hits = np.full(len(target), np.nan, dtype=np.float32)
     for channel in (target.flatten(1).amax(dim=1) > 0.5).nonzero().flatten().tolist():
-        peaks = [np.unravel_index(int(x[channel].argmax()), target.shape[1:]) for x in (heatmaps, target)]
-        near = voxel_mm * np.linalg.norm(np.subtract(*peaks)) <= HIT_MM
+        found, true = (np.unravel_index(int(x[channel].argmax()), target.shape[1:]) for x in (heatmaps, target))
+        near = voxel_mm * np.linalg.norm(np.array(found) - np.array(true)) <= HIT_MM
         hits[channel] = near and float(heatmaps[channel].max()) > 0.05
     return hits

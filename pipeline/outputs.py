@@ -41,7 +41,7 @@ def spine_box_mm(heatmap: np.ndarray, affine: np.ndarray, *, min_peak: float = 0
     box = ndimage.find_objects(pieces)[int(np.argmax(mass))]
     own = np.array(affine, dtype=np.float64)
     own[:3, 3] = to_world(affine, np.array([s.start for s in box]))
-    return bounds_mm(Grid(tuple(s.stop - s.start for s in box), own))  # type: ignore[arg-type]
+    return bounds_mm(Grid(tuple(s.stop - s.start for s in box), own))
 
 
 class ReadSpineBoxd(MapTransform):

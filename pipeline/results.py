@@ -36,7 +36,7 @@ def write_result(result: Result, output_dir: Path, versions: dict[str, str]) -> 
         segmentation, csv, preview, document = (staging / f"{name}{suffix}" for suffix in SUFFIXES)
         write_labels(segmentation, result.labels, scan.affine)
         write_csv(csv, labelling.landmarks_mm)
-        points = [(v.name, v.label, v.position_mm) for v in labelling.vertebrae]
+        points = [(v.name, v.label, v.position_mm.tolist()) for v in labelling.vertebrae]
         warnings = (*scan.warnings, *labelling.warnings)
         save_preview(preview, scan, result.labels, points, name, warnings)
         content = landmarks_document(name, scan.grid, labelling, versions, result.seconds, scan.warnings)

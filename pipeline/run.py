@@ -21,7 +21,7 @@ STAGES = ("spine_loc", "vert_loc", "vert_seg")
 logger = logging.getLogger(__name__)
 
 
-class NoSpineFound(ValueError):
+class NoSpineFound(ValueError):  # noqa: N818 - a result, not a mistake
     """The scan is a usable CT, but no vertebra was found in it."""
 
 

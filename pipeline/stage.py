@@ -53,7 +53,7 @@ class Stage:
         self.device = device
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Return the sample after preprocessing, network and postprocessing; `sample["image"]` is a `Scan` or a path."""
+        """Return the sample after all three steps; `sample["image"]` is a `Scan` or a path."""
         start = time.perf_counter()
         sample = self.preprocessing(dict(sample))
         priors = {key: torch.as_tensor(sample[key])[None] for key in self.prior_keys}

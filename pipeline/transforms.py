@@ -19,8 +19,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from .heatmaps import distance_channels, gaussian_heatmaps
 from .images import Scan, read_scan
 from .labels import LABELS, channel_of_row
-from .losses import IGNORED
 from .landmarks import read_landmarks
+from .losses import IGNORED
 from .spaces import Grid, bounds_mm, grid_over, resample, scaled, to_voxel, to_world
 
 Sample = dict[Hashable, Any]
@@ -48,7 +48,7 @@ class ReadLabelsd(MapTransform):
 
         sample = dict(data)
         for key in self.key_iterator(sample):
-            image = nibabel.load(sample[key])  # type: ignore[attr-defined]
+            image = nibabel.load(sample[key])
             labels = np.asarray(image.dataobj)
             if not np.array_equal(labels, np.rint(labels)) or labels.min() < 0 or labels.max() > 255:
                 raise ValueError(f"{sample[key]}: labels must be whole numbers from 0 to 255, found {labels.max()}")
@@ -121,7 +121,9 @@ class ToGridd(MapTransform):
         box = box + self.margin_mm * [[-1.0], [1.0]]
         cut = np.stack([np.maximum(box[0], view[0]), np.minimum(box[1], view[1])])
         if (cut[0] >= cut[1]).any():
-            raise ValueError(f"{self.region} {np.round(box).tolist()} mm lies outside the scan {np.round(view).tolist()}")
+            raise ValueError(
+                f"{self.region} {np.round(box).tolist()} mm lies outside the scan {np.round(view).tolist()}"
+            )
         return cut
 
 

@@ -42,7 +42,7 @@ def affine_of(axcodes: str, spacing_mm, shape, *, oblique: bool) -> np.ndarray:
 def ball_spine(
     names, axcodes: str = "RAS", *, oblique: bool = False, spacing_mm=(1.3, 1.7, 2.1), size_mm=(96, 88)
 ) -> tuple[Scan, np.ndarray, np.ndarray]:
-    """Return the scan, its mask `(I, J, K)` uint8 and its landmarks `(26, 3)`; spacing per array axis, size per x, y."""
+    """Return the scan, its mask `(I, J, K)` uint8 and its landmarks `(26, 3)`; spacing per array axis, size in x, y."""
     height = 27.5 * (len(names) - 1) + 70
     size = {**dict.fromkeys("RL", size_mm[0]), **dict.fromkeys("AP", size_mm[1]), **dict.fromkeys("SI", height)}
     shape = tuple(int(size[code] / step) for code, step in zip(axcodes, spacing_mm, strict=True))

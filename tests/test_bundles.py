@@ -1,4 +1,4 @@
-"""The three bundles: that each trains, is evaluated and runs alone, from any directory, and states the truth about itself."""
+"""The three bundles: each trains, is evaluated and runs alone, from any directory, and states the truth about itself."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -164,16 +165,17 @@ def test_inference_hands_over_files_and_agrees_with_the_pipeline(elsewhere, orac
     assert (box["low_mm"] < present).all()
     assert (present < box["high_mm"]).all()
 
-    image = {"image": "in/case_1.nii.gz"}
-    run(BUNDLES / "vert_loc", "inference", output_dir="marks", spine_box="boxes", **image, **oracle("vert_loc", elsewhere))
-    run(BUNDLES / "vert_loc", "inference", output_dir="marks_2", image="in", **oracle("vert_loc", elsewhere))
+    vert_loc, first = oracle("vert_loc", elsewhere), "in/case_1.nii.gz"
+    run(BUNDLES / "vert_loc", "inference", image=first, output_dir="marks", spine_box="boxes", **vert_loc)
+    run(BUNDLES / "vert_loc", "inference", image="in", output_dir="marks_2", **vert_loc)
     for file in ("marks/case_1_landmarks.json", "marks/case_1_landmarks.csv", "marks_2/case_2_landmarks.csv"):
         assert np.nanmax(np.linalg.norm(read_landmarks(Path(file)) - landmarks_mm, axis=1)) < 3
 
-    run(BUNDLES / "vert_seg", "inference", output_dir="masks", landmarks="marks", **image, **oracle("vert_seg", elsewhere))
+    vert_seg = oracle("vert_seg", elsewhere)
+    run(BUNDLES / "vert_seg", "inference", image=first, output_dir="masks", landmarks="marks", **vert_seg)
     written = nib.load("masks/case_1_segmentation.nii.gz")
-    np.testing.assert_array_equal(written.affine, nib.load(image["image"]).affine)
-    expected = oracle_pipeline(Path(image["image"])).labels
+    np.testing.assert_array_equal(written.affine, nib.load(first).affine)
+    expected = oracle_pipeline(Path(first)).labels
     assert (np.asarray(written.dataobj) != expected).mean() < 1e-4  # the landmark file has two decimals
 
 
@@ -289,11 +291,25 @@ def test_configs_are_tidy(name):
                 assert exists(text), f"{path.name}: {text}"
 
 
+@cache
+def locator() -> ComponentLocator:
+    return ComponentLocator()
+
+
 def exists(target: str) -> bool:
     if "." not in target:
-        return ComponentLocator().get_component_module_name(target) is not None
+        return locator().get_component_module_name(target) is not None
     module, _, attribute = target.rpartition(".")
     return find_spec(module) is not None and hasattr(__import__(module, fromlist=[attribute]), attribute)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_model_card_explains_every_key(name):
+    card = (BUNDLES / name / "docs" / "README.md").read_text()
+    for file in ("train", "inference"):
+        missing = [key for key in read_json(BUNDLES / name / "configs" / f"{file}.json") if f"`{key}`" not in card]
+        assert missing == []
+    assert METRICS[name] in card
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -337,12 +353,14 @@ def command(*arguments: str, cwd: Path) -> str:
 def test_command_line_train_then_evaluate(dataset, elsewhere):
     configs = BUNDLES / "vert_loc" / "configs"
     common = ["--dataset_dir", str(dataset), "--num_workers", "0", "--window", "[96,64,96]", "--num_filters", "2"]
-    command("--config_file", str(configs / "train.json"), *common, "--epochs", "1", "--output_dir", "out", cwd=elsewhere)
+    once = ["--epochs", "1", "--output_dir", "out"]
+    command("--config_file", str(configs / "train.json"), *common, *once, cwd=elsewhere)
     files = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
     checkpoint = ["--checkpoint", "out/model.pt", "--output_dir", "eval"]
-    printed = command("--config_file", files, *common, *checkpoint, cwd=elsewhere)
+    nested = ["--validate::handlers::2::save_dir", "eval/deep"]
+    printed = command("--config_file", files, *common, *checkpoint, *nested, cwd=elsewhere)
     assert "val_id_rate" in printed
-    assert (elsewhere / "eval" / "val_id_rate_raw.csv").is_file()
+    assert (elsewhere / "eval" / "deep" / "val_id_rate_raw.csv").is_file()
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ def oracle(oracle_pipeline, monkeypatch):
 
 
 def put_oracle(oracle_pipeline, monkeypatch):
+    # As large as a ball spine needs: fast. `test_pipeline` has the bundle's own window.
+    monkeypatch.setattr(oracle_pipeline.vert_seg.inferer, "window", (64, 72, 64))
     monkeypatch.setattr(VertebraePipeline, "__init__", lambda self, *_, **__: vars(self).update(vars(oracle_pipeline)))
 
 
@@ -226,7 +228,7 @@ def test_only_the_four_files_are_left(results):
 
 
 def test_voxels_of_a_fifth_of_a_millimeter_work(oracle, tmp_path):
-    scan, labels, _ = ball_spine(NAMES, "LPS", spacing_mm=(0.2, 0.2, 2.5), size_mm=(56, 48))
+    scan, labels, _ = ball_spine(NAMES, "LPS", spacing_mm=(0.2, 0.2, 2.9), size_mm=(48, 40))
     assert segment(save_scan(tmp_path / "fine.nii.gz", scan), tmp_path / "out") == 0
     written = nib.load(tmp_path / "out" / "fine_segmentation.nii.gz")
     assert written.shape == labels.shape

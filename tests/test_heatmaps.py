@@ -92,8 +92,13 @@ def test_distance_channels_agree_with_a_coordinate_volume(affine):
     np.testing.assert_allclose(channels[C1], expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("make", [lambda p: gaussian_heatmaps(p, SHAPE, AFFINE, sigma_mm=2.0),
-                                  lambda p: distance_channels(p, SHAPE, AFFINE, reach_mm=10.0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: gaussian_heatmaps(p, SHAPE, AFFINE, sigma_mm=2.0),
+        lambda p: distance_channels(p, SHAPE, AFFINE, reach_mm=10.0),
+    ],
+)
 def test_t13_joins_the_channel_of_t12(make):
     t12_mm, t13_mm = [6.0, 23.0, 50.0], [6.0, 23.0, 34.0]
     both = make(landmarks(t12=t12_mm, t13=t13_mm))

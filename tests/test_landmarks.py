@@ -139,12 +139,12 @@ def test_center_of_a_block_that_fills_the_array():
 
 
 def turned_affine(axes: list[int]) -> np.ndarray:
-    """Oblique and anisotropic, with the array axes in another order; the middle of (60, 80, 70) lies at (-31, 41, 18)."""
+    """Oblique and anisotropic, the array axes in another order; the middle of (60, 80, 70) lies at (-31, 41, 18)."""
     about_x, about_z = np.deg2rad([17, -24])
     tilt = [[1, 0, 0], [0, np.cos(about_x), -np.sin(about_x)], [0, np.sin(about_x), np.cos(about_x)]]
     turn = [[np.cos(about_z), -np.sin(about_z), 0], [np.sin(about_z), np.cos(about_z), 0], [0, 0, 1]]
     affine = np.eye(4)
-    affine[:3, :3] = (np.array(turn) @ tilt * [1.2, 1.0, -0.9])[:, axes]
+    affine[:3, :3] = (np.array(turn) @ tilt * [1.7, 1.0, -0.8])[:, axes]
     affine[:3, 3] = [-31, 41, 18] - affine[:3, :3] @ [29.5, 39.5, 34.5]
     return affine
 
@@ -171,11 +171,20 @@ def test_center_of_the_body_and_not_of_the_mask(axes):
     assert np.linalg.norm(body_center_mm(mask, affine) - center_mm) < 1.0
 
 
-def test_crumbs_do_not_count():
+@pytest.mark.parametrize("crumb", [np.s_[30:33, 2:5, 30:33], np.s_[22:33, 10:28, 6:20]])
+def test_only_the_largest_piece_counts(crumb):
     mask = np.zeros((40, 40, 40), bool)
     mask[4:13, 10:33, 6:23] = True
-    mask[30:33, 2:5, 30:33] = True
+    mask[crumb] = True
     assert body_center_mm(mask, STORED) == pytest.approx([34.6, 43.2, -58], abs=1e-6)
+
+
+def test_thickness_is_judged_in_mm():
+    """In thick slices a body of 5 voxels is as thick as one of 20, and a plate of 6 is thin."""
+    mask = np.zeros((30, 60, 40), bool)
+    mask[3:8, 5:25, 10:30] = True  # 20 x 20 x 20 mm; the middle is (5, 14.5, 19.5)
+    mask[3:23, 25:55, 17:23] = True  # 80 x 30 x 6 mm
+    assert body_center_mm(mask, np.diag([4.0, 1, 1, 1])) == pytest.approx([20, 14.5, 19.5], abs=0.6)
 
 
 def test_empty_mask():

@@ -19,7 +19,7 @@ REACH_MM = 64.0
 
 
 def oblique_affine(middle_mm, shape) -> np.ndarray:
-    """Axes i, j, k step 2.4 mm down, 1.1 mm left and 1.7 mm back, then all turned; the middle lies where it is asked."""
+    """Axes i, j, k step 2.4 mm down, 1.1 mm left and 1.7 mm back, then all turned; the middle lies where asked."""
     a, b = np.deg2rad([13, -21])
     about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
@@ -77,7 +77,8 @@ def test_window_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("step_mm", "count"), [((0, 0, -60), 1), ((0, 0, -60.1), 2), ((15, 0, -25), 1), ((-15.1, 0, -25), 2), ((0, 16, -25), 2)]
+    ("step_mm", "count"),
+    [((0, 0, -60), 1), ((0, 0, -60.1), 2), ((15, 0, -25), 1), ((-15.1, 0, -25), 2), ((0, 16, -25), 2)],
 )
 def test_neighbors_share_a_window_while_they_fit(step_mm, count):
     landmarks_mm = absent()
@@ -92,7 +93,9 @@ def test_neighbors_share_a_window_while_they_fit(step_mm, count):
 def test_no_more_windows_than_needed():
     landmarks_mm = spine(range(24))
     landmarks_mm[:, :2] = np.where(np.isfinite(landmarks_mm[:, :2]), [5.0, 6.0], np.nan)
-    assert [len(window.rows) for window in plan_windows(landmarks_mm, 1.0, SIZE)] == [3] * 8  # 2 x 25 mm <= 60 mm < 3 x 25
+    assert [len(window.rows) for window in plan_windows(landmarks_mm, 1.0, SIZE)] == [
+        3
+    ] * 8  # 2 x 25 mm <= 60 mm < 3 x 25
 
 
 def test_small_windows_hold_one_vertebra_each():
@@ -167,7 +170,9 @@ def test_network_input():
 def test_windows_at_the_border_of_the_image(corner, size):
     """The window shows each voxel where it lies, and the fill value beyond the image."""
     network, landmarks_mm = BallOracle(), absent()
-    landmarks_mm[5] = np.array(IMAGE_LOW_MM) + 2.0 * np.array(corner) * (np.array(IMAGE_SHAPE) - 1) + [0.4, 18 - 0.3, 0.2]
+    landmarks_mm[5] = (
+        np.array(IMAGE_LOW_MM) + 2.0 * np.array(corner) * (np.array(IMAGE_SHAPE) - 1) + [0.4, 18 - 0.3, 0.2]
+    )
     image, affine, ((_, _, own),) = probabilities(landmarks_mm, network, size)
     middle_mm = own[:3, 3] + np.array(size) - 1
     assert np.abs(middle_mm - landmarks_mm[5] + [0, 18, 0]).max() <= 1 + 1e-6  # to the nearest voxel of 2 mm
@@ -273,6 +278,16 @@ def test_only_the_largest_piece_of_a_vertebra_is_kept():
     labels = assemble(iter([(row, probability, affine)]), SCAN)
     alone = assemble(iter([ball(6, MIDDLE_MM)]), SCAN)
     assert np.array_equal(labels, alone)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_stray_piece_takes_nothing_from_a_neighbor(order):
+    neighbor = ball(7, MIDDLE_MM, peak=0.9)
+    row, probability, affine = ball(6, np.array(MIDDLE_MM) + [0, 0, 26], shape=(34, 30, 60))
+    probability[tuple(np.rint(to_voxel(affine, MIDDLE_MM)).astype(int))] = 1.0
+    labels = assemble(iter([neighbor, (row, probability, affine)][::order]), SCAN)
+    assert np.array_equal(labels == 8, assemble(iter([neighbor]), SCAN) == 8)
+    assert (labels == 7).any()
 
 
 def test_a_vertebra_cut_in_two_by_a_neighbor_keeps_one_piece():

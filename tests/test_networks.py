@@ -1,5 +1,7 @@
 """The networks: structure and size by arithmetic, wiring by what reaches which branch."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -94,7 +96,8 @@ def test_unet_shapes_and_heads(head, stem):
     x = torch.randn(3, 2, 16, 32, 48)
     out, logits = network(x), raw(x)
     assert out.shape == (3, 5, 16 // stem, 32 // stem, 48 // stem)
-    expected = {"none": logits, "sigmoid": 1 / (1 + torch.exp(-logits)), "softmax": logits.exp() / logits.exp().sum(1, True)}
+    softmax = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+    expected = {"none": logits, "sigmoid": 1 / (1 + torch.exp(-logits)), "softmax": softmax}
     torch.testing.assert_close(out, expected[head])
 
 
@@ -108,7 +111,7 @@ def test_space_to_depth():
     x = torch.arange(2 * 2 * 4 * 2 * 6).reshape(2, 2, 4, 2, 6)
     folded = space_to_depth(x, 2)
     assert folded.shape == (2, 16, 2, 1, 3)
-    for channel, (c, i, j, k) in enumerate((c, i, j, k) for c in (0, 1) for i in (0, 1) for j in (0, 1) for k in (0, 1)):
+    for channel, (c, i, j, k) in enumerate(itertools.product((0, 1), repeat=4)):
         assert torch.equal(folded[:, channel], x[:, c, i::2, j::2, k::2])
 
 
@@ -216,7 +219,7 @@ def test_untrained_heatmaps_are_nearly_empty(network):
     [
         (UNet3D, {"head": "relu"}, "head 'relu': expected none, sigmoid or softmax"),
         (UNet3D, {"norm": "layer"}, "norm 'layer': expected batch or instance"),
-        (SpatialConfigurationNet, {"spatial_input": "heatmaps"}, "spatial_input 'heatmaps': expected image, local or both"),
+        (SpatialConfigurationNet, {"spatial_input": "maps"}, "spatial_input 'maps': expected image, local or both"),
         (SpatialConfigurationNet, {"spatial_downsample": 3}, "spatial_downsample 3: expected a power of two"),
         (SpatialConfigurationNet, {"spatial_downsample": 0}, "spatial_downsample 0: expected a power of two"),
         (SpatialConfigurationNet, {"norm": "group"}, "norm 'group': expected batch or instance"),

@@ -51,7 +51,7 @@ def trilinear(array: np.ndarray, position: np.ndarray) -> float:
     [
         (AFFINE, (0, 0, 0), (10, -20, 30)),
         (AFFINE, (4, 3, 5), (19.12, -21.84, 43.8)),  # 10 + 2.4 - 2.88 + 9.6; -20 + 3.2 + 2.16 - 7.2; 30 + 4.8 + 9
-        (AFFINE, (-0.5, 1.5, 2.5), (13.06, -22.92, 36.9)),  # 10 - .3 - 1.44 + 4.8; -20 - .4 + 1.08 - 3.6; 30 + 2.4 + 4.5
+        (AFFINE, (-0.5, 1.5, 2.5), (13.06, -22.92, 36.9)),  # 10 - 0.3 - 1.44 + 4.8; -20 - 0.4 + 1.08 - 3.6; ...
         (STORED, (3, 20, 10), (40, 20, -58)),
         (STORED, (0.5, 0, 0), (50, 60, -68)),
     ],
@@ -181,16 +181,22 @@ def test_a_slope_stays_a_slope(affine, spacing):
     array = slope(to_world(affine, voxels(shape))).astype(np.float32)
     middle_mm = to_world(affine, (np.array(shape) - 1) / 2 + [3.3, -2.2, 1.1])
     grid = grid_over(np.stack([middle_mm - 9, middle_mm + [9, 8, 7]]), spacing)
-    np.testing.assert_allclose(resample(array, affine, grid), slope(to_world(grid.affine, voxels(grid.shape))), rtol=1e-4)
+    expected = slope(to_world(grid.affine, voxels(grid.shape)))
+    np.testing.assert_allclose(resample(array, affine, grid), expected, rtol=1e-4)
 
 
 def test_coarser_along_one_axis_only():
-    """Thick slices: the axis that is coarse already must not be averaged."""
-    affine = np.diag([1.0, 1.0, 5.0, 1.0])
-    array = np.zeros((20, 20, 12), np.float32)
-    array[:, :, 6] = 90
+    """Thick slices, stored foot to head first: the axis that is coarse already must not be averaged."""
+    affine = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
+    array = np.zeros((12, 22, 20), np.float32)
+    array[6] = 90
     grid = Grid((5, 5, 12), np.array([[4, 0, 0, 1.5], [0, 4, 0, 1.5], [0, 0, 5, 0], [0, 0, 0, 1.0]]))
     np.testing.assert_allclose(resample(array, affine, grid)[2, 2], np.where(np.arange(12) == 6, 90, 0), atol=1e-4)
+
+
+def test_incomplete_blocks_at_the_end_are_not_darker():
+    array = np.full((9, 11, 7), 70, np.int16)
+    np.testing.assert_allclose(resample(array, AFFINE, Grid((5, 6, 4), scaled(AFFINE, 2))), 70, atol=1e-3)
 
 
 @pytest.mark.parametrize("offset_mm", [(500, 0, 0), (-500, 0, 0), (0, 0, 400), (0, -400, 0)])

@@ -6,6 +6,8 @@ Values are typical HU of each tissue (aggregated from real scans), drawn anew fo
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from ..labels import T13_ROW
@@ -39,14 +41,18 @@ class Body:
         texture: unit-variance noise over space, for marrow.
     """
 
-    def __init__(self, spine: Spine, box_mm: np.ndarray, rng: np.random.Generator, bone_spacing_mm: float = 1.5) -> None:
+    def __init__(
+        self, spine: Spine, box_mm: np.ndarray, rng: np.random.Generator, bone_spacing_mm: float = 1.5
+    ) -> None:
         self.spine, self.rng = spine, rng
         self.girth = float(np.exp(rng.normal(0, 0.1)))
         self.fat_mm = float(rng.uniform(6, 38))
         self.contrast = float(rng.uniform(100, 600)) if rng.random() < 0.5 else 0.0
         warp = Warp(rng, np.array([[-350, -350, -1100], [350, 350, 300]]), 4.0, 40.0)
         self.tissue = Canvas(box_mm, 3.0, -1000.0, warp)
-        self.bone = Canvas(box_mm, bone_spacing_mm, 20.0, Warp(rng, np.array([[-350, -350, -1100], [350, 350, 300]]), 1.0, 25.0))
+        self.bone = Canvas(
+            box_mm, bone_spacing_mm, 20.0, Warp(rng, np.array([[-350, -350, -1100], [350, 350, 300]]), 1.0, 25.0)
+        )
         self.texture = Canvas(box_mm, 3.0, 0.0)
         self.texture.array = noise_like(rng, self.texture, 5.0)
         self._axis()
@@ -74,7 +80,7 @@ class Body:
         self.path = self.spine.centers_mm[kept]
 
     def _profile(self, canvas: Canvas, levels: list, values: np.ndarray) -> list[np.ndarray]:
-        """Return profiles over the canvas heights: the spine's x and y first, then `values` by level; `(1, 1, K)` each."""
+        """Return profiles over the canvas heights: the spine's x and y, then `values` by level; `(1, 1, K)` each."""
         heights = canvas.grid.affine[2, 3] + canvas.spacing_mm * np.arange(canvas.grid.shape[2])
         nodes = [*np.arange(-12.0, 0.0), *self.levels, *np.arange(24.0, 36.0)]
         points = np.array([self.near(node) for node in nodes])
@@ -128,7 +134,9 @@ class Body:
         x, y, z = tissue.xyz
         cage = ((np.abs(x - center_x) / half) ** 2.2 + (np.abs(y - center_y - front) / depth) ** 2.2) ** (1 / 2.2)
         dome_z = self.near(18.2)[2] + rng.uniform(-10, 25)
-        dome = dome_z + rng.uniform(50, 90) * (1 - ((np.abs(x - center_x) - 70) / 80) ** 2 - ((y - center_y - 50) / 95) ** 2)
+        dome = dome_z + rng.uniform(50, 90) * (
+            1 - ((np.abs(x - center_x) - 70) / 80) ** 2 - ((y - center_y - 50) / 95) ** 2
+        )
         spine_gap = np.sqrt((x - center_x) ** 2 + (np.minimum(y - center_y + 4, 0) / 1.5 - 0) ** 2)
         inside = (cage < 0.9) & (self.radius < 0.93) & (level > 6.6) & (level < 20)
         mediastinum = np.abs(x - center_x) < np.where(y - center_y > 15, rng.uniform(24, 36), 0)
@@ -140,7 +148,9 @@ class Body:
         blood = self._blood()
         shift = rng.normal(0, 15)
         heart = self.near(13.5, -25, 76, shift)
-        tissue.ellipsoid(heart, np.array((55, 42, 56)) * np.exp(rng.normal(0, 0.1, 3)), self.muscle + 0.4 * (blood - 40))
+        tissue.ellipsoid(
+            heart, np.array((55, 42, 56)) * np.exp(rng.normal(0, 0.1, 3)), self.muscle + 0.4 * (blood - 40)
+        )
         for right, ahead, up, size in ((22, -8, 18, 26), (-22, -14, -2, 28), (24, 10, -8, 26), (-20, 6, -18, 24)):
             value = blood * rng.uniform(0.5, 1.0)
             tissue.ellipsoid(heart + [right, ahead, up], np.full(3, size) * rng.uniform(0.8, 1.1), value)
@@ -151,8 +161,8 @@ class Body:
 
     def _abdomen(self) -> None:
         rng, tissue = self.rng, self.tissue
-        center_x, center_y, half, behind, front, level = self._profile(tissue, _OUTLINE_LEVEL, _OUTLINE_MM * self.girth)
-        x, y, z = tissue.xyz
+        center_x, center_y, half, _, front, level = self._profile(tissue, _OUTLINE_LEVEL, _OUTLINE_MM * self.girth)
+        x, y, _ = tissue.xyz
         cavity = ((x - center_x) / (half * 0.72)) ** 2 + ((y - center_y - 55) / (front * 0.48)) ** 2 < 1
         cavity &= (level > 17) & (level < 27) & (self.radius < 0.85) & (tissue.array > -500)
         pattern = noise_like(rng, tissue, rng.uniform(18, 30))
@@ -160,8 +170,13 @@ class Body:
         bowel[(pattern > 0.9)] = rng.choice([-850.0, 20.0, 40.0, rng.uniform(150, 450)], p=[0.4, 0.25, 0.25, 0.1])
         tissue.array[cavity] = bowel[cavity]
         enhanced = 0.25 * self.contrast
-        move = lambda size: rng.normal(0, size)  # noqa: E731
-        size = lambda *r: np.array(r) * np.exp(rng.normal(0, 0.12, 3))  # noqa: E731
+
+        def move(spread: float) -> float:
+            return float(rng.normal(0, spread))
+
+        def size(*radii: float) -> np.ndarray:
+            return np.array(radii) * np.exp(rng.normal(0, 0.12, 3))
+
         if rng.random() < 0.92:
             tissue.ellipsoid(self.near(18, 75, 55, move(18)), size(82, 75, 68), rng.uniform(40, 70) + enhanced)
         tissue.ellipsoid(self.near(17.5, -100, 5, move(18)), size(32, 42, 48), rng.uniform(35, 60) + 1.3 * enhanced)
@@ -183,7 +198,9 @@ class Body:
         tissue.tube(points, rng.uniform(6.5, 9.5), -980.0)
         for side in (-1, 1):
             tissue.tube(np.array([points[-1], self.near(11.5, side * 45, 42)]), 6, -960.0)
-            vessel = [self.near(level, side * right, front) for level, right, front in ((0, 32, 22), (4, 28, 26), (8, 22, 45))]
+            vessel = [
+                self.near(level, side * right, front) for level, right, front in ((0, 32, 22), (4, 28, 26), (8, 22, 45))
+            ]
             tissue.tube(np.array(vessel), 4, self._blood())
             tissue.tube(np.array(vessel) + [side * 10, -2, 0], 6, self._blood())
             tissue.ellipsoid(self.near(6.2, side * 18, 38), (9, 9, 22), rng.uniform(80, 150) + 0.2 * self.contrast)
@@ -192,15 +209,26 @@ class Body:
         """Aorta, cava and esophagus, calcified where old."""
         rng, tissue = self.rng, self.tissue
         sway = rng.normal(0, 4)
-        aorta = [(10, 5, 62), (10, -22, 28), (12, -24, 24), (15, -20 + sway, 26), (18, -8 + sway, 32), (22.3, -4 + sway, 34)]
+        aorta = [
+            (10, 5, 62),
+            (10, -22, 28),
+            (12, -24, 24),
+            (15, -20 + sway, 26),
+            (18, -8 + sway, 32),
+            (22.3, -4 + sway, 34),
+        ]
         points = np.array([self.near(*node) for node in aorta])
         radius = rng.uniform(9, 15) * np.array([1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
         tissue.tube(points, radius, self._blood())
-        cava = np.array([self.near(level, 22 + sway, front) for level, front in ((14, 45), (18, 34), (21, 32), (23, 30))])
+        cava = np.array(
+            [self.near(level, 22 + sway, front) for level, front in ((14, 45), (18, 34), (21, 32), (23, 30))]
+        )
         tissue.tube(cava, rng.uniform(8, 12), self._blood() * rng.uniform(0.5, 1))
         for side in (-1, 1):
             tissue.tube(np.array([points[-1], self.near(25, side * 38, 30)]), 6, self._blood())
-        gullet = np.array([self.near(level, -6 + rng.normal(0, 2), front) for level, front in ((5, 22), (9, 24), (14, 30), (17, 42))])
+        gullet = np.array(
+            [self.near(level, -6 + rng.normal(0, 2), front) for level, front in ((5, 22), (9, 24), (14, 30), (17, 42))]
+        )
         tissue.tube(gullet, 6, self.muscle)
         if rng.random() < 0.4:
             for _ in range(int(rng.integers(2, 14))):
@@ -256,7 +284,7 @@ class Body:
         a, b, front = (np.interp(level, _CHEST_LEVEL, row) * self.girth for row in _CHEST_MM)
         start = np.arctan2(half + 22, front + 22)
         angles = start + np.linspace(0.12, 1.0, 14) * share * (np.pi - start)
-        angles = angles[: max(int(round(14 * min(1, share * 4))), 1)]
+        angles = angles[: max(round(14 * min(1, share * 4)), 1)]
         drop = np.interp(level, [7, 10, 15, 18], [35, 75, 105, 80]) * ((angles - start) / np.pi) ** 1.2
         wall = np.stack([side * a * np.sin(angles), front - b * np.cos(angles), -drop], axis=1)
         wall[:, 1] = np.maximum(wall[:, 1], -60)
@@ -304,7 +332,7 @@ class Body:
             crest = [(52, -42, -5), (78, -18, 32), (108, 18, 38), (128, 55, 22), (126, 72, -5)]
             cup = first + np.array([side * 88 * width, 38, -78])
             points = np.array(crest) * [side * width, 1, 1] + first
-            for a, b in zip(points, points[1:], strict=False):
+            for a, b in pairwise(points):
                 for t in np.linspace(0, 1, 4):
                     bone.join_tube(np.array([a + t * (b - a), cup + (a - cup) * 0.25]), 4.5)
             bone.join_tube(points, 6.5)

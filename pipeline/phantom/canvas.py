@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
@@ -77,7 +79,7 @@ class Canvas:
         np.minimum(self.array[where], distance, out=self.array[where])
 
     def join_block(self, center: np.ndarray, frame: np.ndarray, size: np.ndarray) -> None:
-        """Unite with a rounded superelliptic cylinder, as a vertebral body: `frame` `(3, 3)` holds its axes, `size` mm."""
+        """Unite with a rounded superelliptic cylinder, like a vertebral body; `frame` `(3, 3)` holds its axes."""
         reach = float(np.linalg.norm(size) / 2)
         where = self.region(np.asarray(center) - reach, np.asarray(center) + reach)
         if where is None:
@@ -90,7 +92,9 @@ class Canvas:
         distance = outside + np.minimum(np.maximum(side, end), 0) - 2
         np.minimum(self.array[where], distance, out=self.array[where])
 
-    def _segments(self, points: np.ndarray, radius: float | np.ndarray):  # noqa: ANN202 - a private generator
+    def _segments(
+        self, points: np.ndarray, radius: float | np.ndarray
+    ) -> Iterator[tuple[tuple[slice, slice, slice], np.ndarray]]:
         """Yield the region and the signed distance of every piece of a tube."""
         points = np.asarray(points, dtype=float)
         radii = np.broadcast_to(np.asarray(radius, dtype=float), len(points))
@@ -115,12 +119,14 @@ class Warp:
     def on(self, grid: Grid) -> np.ndarray:
         """Return the displacement `(3, I, J, K)` at the voxels of an axis-aligned grid."""
         to_own = np.linalg.inv(self.grid.affine) @ grid.affine
-        return np.stack([
-            ndimage.affine_transform(
-                v, to_own[:3, :3], to_own[:3, 3], grid.shape, output=np.float32, order=1, mode="nearest"
-            )
-            for v in self.values
-        ])
+        return np.stack(
+            [
+                ndimage.affine_transform(
+                    v, to_own[:3, :3], to_own[:3, 3], grid.shape, output=np.float32, order=1, mode="nearest"
+                )
+                for v in self.values
+            ]
+        )
 
 
 def noise_like(rng: np.random.Generator, canvas: Canvas, length_mm: float) -> np.ndarray:

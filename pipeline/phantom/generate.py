@@ -164,7 +164,7 @@ def _touches_edge(labels: np.ndarray, label: int) -> bool:
 def draw_grid(rng: np.random.Generator, spine: Spine, preset: Preset) -> Grid:
     """Draw a field of view along the spine, its voxel size, obliqueness and axis order."""
     count = len(spine.rows)
-    span = int(min(rng.integers(preset.levels[0], preset.levels[1] + 1), count))
+    span = min(int(rng.integers(preset.levels[0], preset.levels[1] + 1)), count)
     top = int(rng.integers(0, count - span + 1))
     ends = np.concatenate([spine.centers_mm, spine.sacrum_mm[None]])
     low, high = ends[top + span - 1 if top + span < count else top + span], ends[top]
@@ -208,10 +208,10 @@ def write_phantom(folder: Path, name: str, phantom: Phantom) -> None:
         (folder / sub).mkdir(parents=True, exist_ok=True)
     files = ((f"images/{name}.nii.gz", phantom.hu), (f"segmentations/{name}_seg.nii.gz", phantom.labels))
     for relative, array in files:
-        image = nibabel.Nifti1Image(array, phantom.affine)  # type: ignore[attr-defined]
+        image = nibabel.Nifti1Image(array, phantom.affine)
         image.header.set_xyzt_units("mm")
         with atomic_path(folder / relative) as temporary:
-            nibabel.save(image, temporary)  # type: ignore[attr-defined]
+            nibabel.save(image, temporary)
     write_csv(folder / "landmarks" / f"{name}.csv", phantom.landmarks_mm)
     document = {"complete": list(phantom.complete), **phantom.parameters}
     write_json(folder / "parameters" / f"{name}.json", document)

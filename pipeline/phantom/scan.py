@@ -75,7 +75,9 @@ def scan(
 
     A voxel's HU is the mean over it; its label is the vertebra at its center.
     """
-    factors = np.maximum(np.ceil(spacing_mm(grid.affine) / FINE_MM - 1e-6), 1).astype(int) | 1  # odd: one lies at the center
+    factors = (
+        np.maximum(np.ceil(spacing_mm(grid.affine) / FINE_MM - 1e-6), 1).astype(int) | 1
+    )  # odd: one lies at the center
     hu = np.empty(grid.shape, dtype=np.float32)
     labels = np.empty(grid.shape, dtype=np.uint8)
     plane = int(np.prod(grid.shape[:2])) * int(np.prod(factors))
@@ -148,13 +150,15 @@ def sample_vertebra(
     high = np.clip(np.ceil(reach.max(axis=0)) + 1, 0, grid.shape).astype(int)
     if (high <= low).any():
         return None
-    index_axes = [np.arange(a, b, dtype=np.float32).reshape([-1 if j == k else 1 for k in range(3)])
-                  for j, (a, b) in enumerate(zip(low, high, strict=True))]
+    index_axes = [
+        np.arange(a, b, dtype=np.float32).reshape([-1 if j == k else 1 for k in range(3)])
+        for j, (a, b) in enumerate(zip(low, high, strict=True))
+    ]
     to_local = (frame.T @ grid.affine[:3, :3]) / scale[:, None]
     offset = frame.T @ (grid.affine[:3, 3] - center) / scale
-    local = np.stack([
-        sum(np.float32(to_local[i, j]) * index_axes[j] for j in range(3)) + np.float32(offset[i]) for i in range(3)
-    ])
+    local = np.stack(
+        [sum(np.float32(to_local[i, j]) * index_axes[j] for j in range(3)) + np.float32(offset[i]) for i in range(3)]
+    )
     if spine.wedges[index]:
         local[2] /= 1 - spine.wedges[index] * np.clip((local[1] + 14) / 28, 0, 1)
     distance = shape.sample(local) * np.float32(scale.min())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,9 @@ class Shape:
 
 def procedural_shape(row: int, rng: np.random.Generator) -> Shape:
     """Return a vertebra of that level built from ellipsoids and capsules, no two alike."""
-    axes = [np.arange(low, high + 1e-6, SPACING_MM, dtype=np.float32) for low, high in zip(_LOW_MM, _HIGH_MM, strict=True)]
+    axes = [
+        np.arange(low, high + 1e-6, SPACING_MM, dtype=np.float32) for low, high in zip(_LOW_MM, _HIGH_MM, strict=True)
+    ]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
     bone = _Bone(np.abs(x), y, z, rng)
     if row == 0:
@@ -109,7 +112,7 @@ class _Bone:
         back = np.where(self.y < 0, 0.92, 1.0)
         r = ((self.x / (width / 2)) ** 2.4 + (np.abs(self.y) / (depth / 2 * back)) ** 2.4) ** (1 / 2.4) / girth
         side = (r - 1) * min(width, depth) / 2
-        hollow = self.vary(1.6, 0.4) * np.clip(1 - r**2, 0, 1)
+        hollow = min(self.vary(1.6, 0.4), 0.2 * height) * np.clip(1 - r**2, 0, 1)
         end = np.abs(z) - (height / 2 - hollow)
         outside = np.sqrt(np.maximum(side + 1.5, 0) ** 2 + np.maximum(end + 1.5, 0) ** 2)
         self.add(outside + np.minimum(np.maximum(side + 1.5, end + 1.5), 0) - 1.5, blend_mm=0.5)
@@ -160,7 +163,7 @@ def _atlas(bone: _Bone) -> None:
     rear = [(half_x * np.sin(a), back * np.cos(a), 0) for a in arc]
     fore = [(half_x * 0.9 * np.sin(a), 6 + (front - 6) * np.cos(a), 0) for a in arc]
     for points, radius in ((rear, 3.4), (fore, 3.8)):
-        for start, end in zip(points, points[1:], strict=False):
+        for start, end in pairwise(points):
             bone.capsule(start, end, radius)
 
 
@@ -193,7 +196,7 @@ def load_shapes(folder: Path) -> dict[int, tuple[Shape, ...]]:
     index = json.loads(index_path.read_text())
     shapes: dict[int, list[Shape]] = {}
     for item in index["items"]:
-        mask = np.asarray(nibabel.load(index_path.parent / item["file"]).dataobj) > 0  # type: ignore[attr-defined]
+        mask = np.asarray(nibabel.load(index_path.parent / item["file"]).dataobj) > 0
         if mask.any() and not item.get("touches_box", False):
             shape = _shape_of_mask(mask, np.array(index["origin_voxel"]), float(index["voxel_mm"]), item["source"])
             shapes.setdefault(row_of_name(item["level"]), []).append(shape)
