@@ -1,4 +1,4 @@
-"""The three bundles: each trains, is evaluated and runs alone, from any directory, and states the truth about itself."""
+"""The three bundles: each trains, is evaluated and runs alone, from any directory, and tells the truth of itself."""
 
 import csv
 import json
