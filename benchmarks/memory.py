@@ -36,7 +36,15 @@ def main() -> None:
         phantom = make_phantom(SEED, anomaly="none", grid=Grid(tuple(options.shape), affine))
         write_phantom(Path(folder), "large", phantom)
         del phantom
-        command = [sys.executable, "-m", "pipeline.cli", "segment", f"{folder}/images/large.nii.gz", "-o", f"{folder}/out"]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "segment",
+            f"{folder}/images/large.nii.gz",
+            "-o",
+            f"{folder}/out",
+        ]
         start = time.perf_counter()
         code = subprocess.run(command, check=False).returncode
         seconds = time.perf_counter() - start

@@ -58,8 +58,8 @@ def main() -> None:
     library = load_shapes(options.shapes) if options.shapes else None
     pipeline = VertebraePipeline(checkpoints=checkpoints)
     scores = []
-    header = f"{'scan':>4} {'shape':>15} {'voxel mm':>15} {'in view':>9} {'id':>7} {'shift':>5} {'error':>6} {'Dice':>6} {'s':>5}"
-    tqdm.write(header)
+    columns = (("scan", 4), ("shape", 15), ("voxel mm", 15), ("in view", 9), ("id", 7), ("shift", 5), ("error", 6))
+    tqdm.write(" ".join(f"{name:>{width}}" for name, width in (*columns, ("Dice", 6), ("s", 5))))
     for index in tqdm(range(options.count), unit="scan", disable=None):
         phantom = make_phantom((UNSEEN, options.seed, index), options.preset, library=library)
         scan = Scan(f"phantom {index}", phantom.hu, phantom.affine, Path(f"phantom_{index}"))

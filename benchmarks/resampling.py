@@ -48,7 +48,11 @@ def main() -> None:
     view = bounds_mm(scan)
     spine = np.stack([view[0] + [140, 110, 10], view[1] - [140, 130, 10]])
     print(f"{'to':<28}{'ours s':>8}{'MONAI s':>9}{'ratio':>7}{'max |difference| HU':>21}")
-    for name, box, spacing in (("8 mm, whole scan", view, 8.0), ("2 mm, whole scan", view, 2.0), ("1 mm, spine box", spine, 1.0)):
+    for name, box, spacing in (
+        ("8 mm, whole scan", view, 8.0),
+        ("2 mm, whole scan", view, 2.0),
+        ("1 mm, spine box", spine, 1.0),
+    ):
         grid = grid_over(box, spacing)
         ours, values = timed(lambda box=box, grid=grid: resample(array, affine, grid, fill=-1000.0))
 

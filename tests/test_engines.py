@@ -49,13 +49,13 @@ def test_a_metric_of_nothing_is_refused(metric):
         metric.aggregate()
 
 
-@pytest.mark.parametrize("size", [(16, 16, 8), (8, 16, 16)], ids=["deepest level", "last level but one"])
+@pytest.mark.parametrize("size", [(16, 16, 16), (8, 16, 16)], ids=["deepest level", "last level but one"])
 def test_mixed_precision_trains_on_two_voxels(size):
     """Training broke down after some steps: weight gradients of 1e33 where a level is two voxels wide."""
     torch.manual_seed(0)
-    network, infer = UNet3D(1, 2, (2, 2, 4, 4)), MixedPrecisionInferer()
+    network, infer = UNet3D(1, 2, (4, 8, 16, 16)), MixedPrecisionInferer()
     for _ in range(12):
-        rubbish = [torch.full((2**n,), 1e30) for n in range(8, 18)]
+        rubbish = [torch.full((2**n,), 1e30) for n in range(10, 20)]
         del rubbish  # what the allocator hands out next
         output = infer(torch.randn(1, 1, *size), network)
         assert output.dtype == torch.float32

@@ -19,11 +19,12 @@ def assert_found(result, names, labels, landmarks_mm):
     assert [vertebra.name for vertebra in result.labelling.vertebrae] == list(names)
     found_mm = result.labelling.landmarks_mm
     assert present_rows(found_mm) == present_rows(landmarks_mm)
-    assert np.nanmax(np.linalg.norm(found_mm - landmarks_mm, axis=1)) < 3
+    # Found: 0.2 mm and 0.99. Half a voxel forgotten in stage two is 1.8 mm, a whole one in stage three a Dice of 0.89.
+    assert np.nanmax(np.linalg.norm(found_mm - landmarks_mm, axis=1)) < 0.5
     assert result.labels.dtype == np.uint8
     assert set(np.unique(result.labels)) == set(np.unique(labels))
     for name in names:
-        assert dice(result.labels, labels, LABELS[row_of_name(name)]) > 0.9
+        assert dice(result.labels, labels, LABELS[row_of_name(name)]) > 0.97
 
 
 @pytest.mark.parametrize("oblique", [False, True], ids=["straight", "oblique"])
@@ -55,7 +56,7 @@ def test_a_file_gives_files_on_its_own_grid(oracle_pipeline, tmp_path):
     np.testing.assert_array_equal(written.affine, source.affine)
     np.testing.assert_array_equal(np.asarray(written.dataobj), result.labels)
     found_mm = read_csv(tmp_path / "out" / "case_7_landmarks.csv")
-    assert np.nanmax(np.linalg.norm(found_mm - landmarks_mm, axis=1)) < 3
+    assert np.nanmax(np.linalg.norm(found_mm - landmarks_mm, axis=1)) < 0.5
 
 
 def test_the_stages_hand_over_world_positions(oracle_pipeline):
