@@ -50,10 +50,10 @@ def segment_scans(
         for path in waiting:
             try:
                 _segment_one(pipeline, path, output_dir, bar)
-            except (ValueError, MemoryError, OSError) as error:
-                if single:
+            except Exception as error:  # whatever it is, the other scans must run
+                if single and not _out_of_memory(error):
                     raise
-                failures[path] = " ".join(str(error).split()) or type(error).__name__
+                failures[path] = describe(path, error)
                 bar.update(len(STAGES) - bar.n % len(STAGES) if bar.n % len(STAGES) else len(STAGES))
     return _summarize(len(waiting), failures)
 
@@ -76,6 +76,19 @@ def _segment_one(pipeline: VertebraePipeline, path: Path, output_dir: Path, bar:
     tqdm.write(f"{scan_name(path)}: {len(names)} vertebrae, {names[0]} to {names[-1]}, {seconds:.0f} s")
     for warning in (*result.scan.warnings, *result.labelling.warnings):
         tqdm.write(f"  warning: {warning}")
+
+
+def describe(path: Path, error: Exception) -> str:
+    """Return one sentence on why a scan failed; an error that is not about the input names its type and the scan."""
+    text = " ".join(str(error).split())
+    if _out_of_memory(error):
+        return f"{path}: not enough memory for this scan: {text or 'out of memory'}"
+    return text if isinstance(error, ValueError) else f"{path}: {type(error).__name__}: {text}"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error means too little memory, on the computer or on the GPU."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _summarize(count: int, failures: dict[Path, str]) -> int:

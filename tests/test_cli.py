@@ -298,3 +298,24 @@ def test_version_and_usage(capsys):
             main(arguments)
         assert stopped.value.code == status
     assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [MemoryError("cannot allocate 9 GiB"), RuntimeError("a bug")])
+def test_any_failure_leaves_the_other_scans_running(error, oracle, scan, tmp_path, capsys, monkeypatch):
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("first", "second"):
+        save_scan(source / f"{name}.nii.gz", scan)
+    segment_one = VertebraePipeline.__call__
+
+    def fail_on_first(self, path, *arguments):
+        if "first" in str(path):
+            raise error
+        return segment_one(self, path, *arguments)
+
+    monkeypatch.setattr(VertebraePipeline, "__call__", fail_on_first)
+    assert segment(source, tmp_path / "out") == 1
+    assert f"first.nii.gz: {'not enough memory' if isinstance(error, MemoryError) else 'RuntimeError: a bug'}" in (
+        capsys.readouterr().err
+    )
+    assert (tmp_path / "out" / "second_segmentation.nii.gz").is_file()
