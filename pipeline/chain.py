@@ -48,13 +48,13 @@ class Weights:
         skip: cost of each vertebra between two chosen ones that has no candidate.
         max_skip: no more than this many in one gap.
         scale_sd: spread of the logarithm of the patient's scale.
-        t13: prior log-odds of a thirteenth thoracic vertebra (1 %), times `evidence`.
-        no_t12: prior log-odds of only eleven thoracic vertebrae (2 %), times `evidence`.
-        l6: prior log-odds of a sixth lumbar vertebra (8 %), in full: a false body below L5 looks like one.
+        t13: log-odds of a thirteenth thoracic vertebra. Harder than its frequency (1 %) says, because the network errs
+            over several neighbors at once; likewise `no_t12` and `skip`. Chosen on phantoms with the shipped weights.
+        no_t12: log-odds of only eleven thoracic vertebrae (2 %).
+        l6: log-odds of a sixth lumbar vertebra (8 %).
         temperature: divides the score before it becomes a probability; above 1 = less sure.
 
-    The defaults were chosen with `benchmarks/labelling.py` on every second patient of its table; the three priors are
-    population rates, not tuned.
+    The other defaults were chosen with `benchmarks/labelling.py` on every second patient of its table.
     """
 
     evidence: float = 0.7
@@ -64,12 +64,12 @@ class Weights:
     distance: float = 1.0
     position_sd_mm: float = 2.5
     tail: float = 2.5
-    skip: float = 1.5
+    skip: float = 4.0
     max_skip: int = 6
     scale_sd: float = 0.08
-    t13: float = -3.2
-    no_t12: float = -2.7
-    l6: float = -2.4
+    t13: float = -6.0
+    no_t12: float = -5.0
+    l6: float = -3.0
     temperature: float = 1.2
 
 
