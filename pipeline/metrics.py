@@ -1,34 +1,71 @@
-"""Identification, localization and overlap; VerSe's definitions (Sekuboyina et al. 2021)."""
+"""What counts as found, and how well a mask fits: the definitions that training and `vertebrae evaluate` share.
+
+Identification follows VerSe (Sekuboyina et al. 2021) in two modes. `strict` is the published definition (Glocker et
+al. 2013): the same label is predicted less than 20 mm away, and no other true vertebra is nearer to the prediction.
+`organiser` is what VerSe's own code counts: at most 20 mm, and only true vertebrae whose label is also predicted can
+be nearer. Surface metrics follow MONAI's definitions on the voxels of a mask that have a face to the outside.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
-from torch import Tensor
+from scipy.spatial import KDTree
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HIT_MM = 20.0
+MODES = ("strict", "organiser")
+MATCHED_IOU = 0.5
 
 
-def identified(predicted_mm: np.ndarray, truth_mm: np.ndarray) -> np.ndarray:
-    """Tell which true landmarks are identified: same label predicted, nearest to this truth, at most 20 mm away.
+class SurfaceScores(NamedTuple):
+    """Distances between two surfaces in mm, and the share of both within each tolerance asked for."""
+
+    hd_mm: float
+    hd95_mm: float
+    assd_mm: float
+    nsd: tuple[float, ...]
+
+
+class PanopticQuality(NamedTuple):
+    """Panoptic quality of a set of instances = segmentation quality (mean IoU) x recognition quality (F1)."""
+
+    pq: float
+    sq: float
+    rq: float
+
+
+def identified(predicted_mm: np.ndarray, truth_mm: np.ndarray, *, mode: str = "strict") -> np.ndarray:
+    """Tell which true landmarks are identified.
 
     Args:
         predicted_mm: `(N, 3)`, NaN row = absent.
         truth_mm: `(N, 3)`, NaN row = absent.
+        mode: `strict` or `organiser`, see above.
 
     Returns:
         `(N,)` bool; False where the truth or the prediction is absent.
     """
+    if mode not in MODES:
+        raise ValueError(f"identification mode {mode!r}: expected {' or '.join(MODES)}")
     error = np.linalg.norm(predicted_mm[:, None] - truth_mm[None], axis=-1)  # (prediction, truth)
     own = np.diagonal(error)
+    rivals = np.where(np.isfinite(error), error, np.inf)
+    if mode == "organiser":
+        rivals[:, ~np.isfinite(own)] = np.inf
     with np.errstate(invalid="ignore"):
-        nearest = np.where(np.isfinite(error), error, np.inf).min(axis=1) >= own
-        return np.isfinite(own) & nearest & (own <= HIT_MM)
+        near = own < HIT_MM if mode == "strict" else own <= HIT_MM
+        return np.isfinite(own) & (rivals.min(axis=1, initial=np.inf) >= own) & near
 
 
-def id_rate(predicted_mm: np.ndarray, truth_mm: np.ndarray) -> float:
+def id_rate(predicted_mm: np.ndarray, truth_mm: np.ndarray, *, mode: str = "strict") -> float:
     """Return the share of true landmarks that are identified; NaN without any truth."""
     count = np.isfinite(truth_mm).all(axis=1).sum()
-    return float(identified(predicted_mm, truth_mm).sum() / count) if count else float("nan")
+    return float(identified(predicted_mm, truth_mm, mode=mode).sum() / count) if count else float("nan")
 
 
 def localization_errors_mm(predicted_mm: np.ndarray, truth_mm: np.ndarray) -> np.ndarray:
@@ -41,37 +78,87 @@ def best_shift(predicted_mm: np.ndarray, truth_mm: np.ndarray, limit: int = 3) -
 
     Rows must be consecutive levels (leave T13 out).
     """
-    scores = {}
-    for shift in sorted(range(-limit, limit + 1), key=abs):
-        moved = np.full_like(predicted_mm, np.nan)
-        source = np.arange(len(predicted_mm)) + shift
-        valid = (source >= 0) & (source < len(predicted_mm))
-        moved[valid] = predicted_mm[source[valid]]
-        scores[shift] = int(identified(moved, truth_mm).sum())
-    return max(scores, key=lambda shift: scores[shift])
+    order = sorted(range(-limit, limit + 1), key=abs)
+    return max(order, key=lambda shift: int(identified(shifted(predicted_mm, shift), truth_mm).sum()))
+
+
+def shifted(landmarks_mm: np.ndarray, shift: int) -> np.ndarray:
+    """Return `(N, 3)` landmarks renamed by -`shift` levels, which undoes that shift; NaN where nothing moves in."""
+    moved = np.full_like(landmarks_mm, np.nan)
+    source = np.arange(len(landmarks_mm)) + shift
+    valid = (source >= 0) & (source < len(landmarks_mm))
+    moved[valid] = landmarks_mm[source[valid]]
+    return moved
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray, label: int) -> float:
     """Return Dice of one label; NaN if neither mask has it."""
     a, b = predicted == label, truth == label
-    size = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / size if size else float("nan")
+    return dice_of_counts(int((a & b).sum()), int(a.sum()), int(b.sum()))
+
+
+def dice_of_counts(both: int, predicted: int, truth: int) -> float:
+    """Return Dice from the voxels that two masks share and that each has; NaN if both are empty."""
+    return 2 * both / (predicted + truth) if predicted + truth else float("nan")
+
+
+def surface_scores(predicted_mm: np.ndarray, truth_mm: np.ndarray, tolerances_mm: Sequence[float]) -> SurfaceScores:
+    """Compare two surfaces given by their points.
+
+    Args:
+        predicted_mm: `(P, 3)` surface voxels of the prediction, mm.
+        truth_mm: `(T, 3)` surface voxels of the truth, mm.
+        tolerances_mm: up to which distance a point of either counts for the normalized surface Dice.
+
+    Raises:
+        ValueError: one of the surfaces is empty; a missing vertebra has no distance and must be counted by itself.
+    """
+    if not len(predicted_mm) or not len(truth_mm):
+        raise ValueError(f"surfaces of {len(predicted_mm)} and {len(truth_mm)} points; expected some on both sides")
+    to_truth = KDTree(truth_mm).query(predicted_mm)[0]
+    to_predicted = KDTree(predicted_mm).query(truth_mm)[0]
+    both = np.concatenate([to_truth, to_predicted])
+    return SurfaceScores(
+        hd_mm=float(both.max()),
+        hd95_mm=float(max(np.percentile(to_truth, 95), np.percentile(to_predicted, 95))),
+        assd_mm=float(both.mean()),
+        nsd=tuple(float((both <= tolerance).mean()) for tolerance in tolerances_mm),
+    )
+
+
+def panoptic_quality(iou: np.ndarray) -> PanopticQuality:
+    """Return the panoptic quality (Kirillov et al. 2019) of instances matched at an IoU above 0.5; NaN without any.
+
+    Args:
+        iou: `(P, T)` intersection over union of every predicted with every true instance.
+    """
+    matched = iou[iou > MATCHED_IOU]
+    total = iou.shape[0] + iou.shape[1]
+    if not total:
+        return PanopticQuality(float("nan"), float("nan"), float("nan"))
+    sq, rq = float(matched.mean()) if matched.size else 0.0, 2 * matched.size / total
+    return PanopticQuality(sq * rq, sq, rq)
 
 
 def heatmap_identification(heatmaps: Tensor, target: Tensor, voxel_mm: float) -> np.ndarray:
-    """Tell per channel whether the plain maximum of the heatmap hits the target within 20 mm.
+    """Tell per channel whether the plain maximum of the heatmap is `identified` (organiser mode).
 
     Args:
-        heatmaps: `(C, I, J, K)` prediction.
+        heatmaps: `(C, I, J, K)` prediction; a channel below 0.05 everywhere predicts nothing.
         target: `(C, I, J, K)`; a channel has a landmark where its maximum exceeds 0.5.
         voxel_mm: voxel size of both.
 
     Returns:
-        `(C,)` float32: 1 = hit, 0 = missed or below 0.05 everywhere, NaN = no landmark.
+        `(C,)` float32: 1 = hit, 0 = missed, NaN = no landmark.
     """
-    hits = np.full(len(target), np.nan, dtype=np.float32)
-    for channel in (target.flatten(1).amax(dim=1) > 0.5).nonzero().flatten().tolist():
-        found, true = (np.unravel_index(int(x[channel].argmax()), target.shape[1:]) for x in (heatmaps, target))
-        near = voxel_mm * np.linalg.norm(np.array(found) - np.array(true)) <= HIT_MM
-        hits[channel] = near and float(heatmaps[channel].max()) > 0.05
-    return hits
+    predicted_mm, truth_mm = (_peaks_vox(x, low) * voxel_mm for x, low in ((heatmaps, 0.05), (target, 0.5)))
+    hits = identified(predicted_mm, truth_mm, mode="organiser").astype(np.float32)
+    return np.where(np.isfinite(truth_mm).all(axis=1), hits, np.float32(np.nan))
+
+
+def _peaks_vox(heatmaps: Tensor, above: float) -> np.ndarray:
+    """Return `(C, 3)` voxel indices of the maxima; NaN where the maximum is not above a value."""
+    height, place = heatmaps.flatten(1).max(dim=1)
+    peaks = np.stack(np.unravel_index(place.cpu().numpy(), tuple(heatmaps.shape[1:])), axis=1).astype(np.float64)
+    peaks[(height <= above).cpu().numpy()] = np.nan
+    return peaks

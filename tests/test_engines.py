@@ -20,8 +20,8 @@ def heatmaps(peaks: dict[int, tuple[int, int, int]], height: float = 1.0) -> tor
 def test_identification_is_one_line_per_window():
     metric = HeatmapIdentification(voxel_mm=4.0)
     truth = heatmaps({3: (1, 2, 3), 4: (1, 2, 10), 24: (4, 5, 19)})
-    # Channel 3: 5 voxels of 4 mm off, exactly 20 mm. Channel 4: 6 voxels off. Channel 24: right, but hardly there.
-    predicted = heatmaps({3: (1, 2, 8), 4: (1, 2, 4), 7: (0, 0, 0)}) + heatmaps({24: (4, 5, 19)}, height=0.04)
+    # Channel 3: 3 voxels of 4 mm off, and nearer to it than to 4. Channel 4: 6 voxels off. Channel 24: hardly there.
+    predicted = heatmaps({3: (1, 2, 6), 4: (1, 2, 4), 7: (0, 0, 0)}) + heatmaps({24: (4, 5, 19)}, height=0.04)
     rows = metric(predicted, truth)
     assert rows.shape == (1, 25)
     assert {i: value for i, value in enumerate(rows[0].tolist()) if value == value} == {3: 1.0, 4: 0.0, 24: 0.0}

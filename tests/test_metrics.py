@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics import best_shift, dice, heatmap_identification, id_rate, identified, localization_errors_mm
+from pipeline.metrics import (
+    best_shift,
+    dice,
+    heatmap_identification,
+    id_rate,
+    identified,
+    localization_errors_mm,
+    panoptic_quality,
+    shifted,
+    surface_scores,
+)
 
 ABSENT = [np.nan] * 3
 
@@ -18,15 +28,32 @@ def spine(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("offset_mm", "hit"),
-    [((12, 16, 0), True), ((0, 0, 20.0), True), ((0, 0, 20.01), False), ((12.01, 16, 0), False), ((0, -20, 0), True)],
+    ("offset_mm", "strict", "organiser"),
+    [
+        ((12, 15.9, 0), True, True),
+        ((12, 16, 0), False, True),
+        ((0, 0, 20.0), False, True),
+        ((0, 0, 20.01), False, False),
+        ((12.01, 16, 0), False, False),
+        ((0, -20, 0), False, True),
+    ],
 )
-def test_hits_end_at_20_mm(offset_mm, hit):
+def test_hits_end_at_20_mm(offset_mm, strict, organiser):
     truth_mm = np.array([[30.0, -60, 700], [32, -58, 600], [35, -51, 500], [33, -40, 400]])
     predicted_mm = truth_mm.copy()
     predicted_mm[2] += offset_mm
-    assert identified(predicted_mm, truth_mm).tolist() == [True, True, hit, True]
-    assert id_rate(predicted_mm, truth_mm) == pytest.approx(1.0 if hit else 0.75)
+    for mode, hit in (("strict", strict), ("organiser", organiser)):
+        assert identified(predicted_mm, truth_mm, mode=mode).tolist() == [True, True, hit, True]
+        assert id_rate(predicted_mm, truth_mm, mode=mode) == pytest.approx(1.0 if hit else 0.75)
+
+
+def test_only_the_strict_mode_looks_at_true_vertebrae_that_are_not_predicted():
+    truth_mm = np.array([[0.0, 0, 15], [0, 0, 0]])
+    predicted_mm = np.array([[0.0, 0, 3], ABSENT])  # called the first, but 12 mm from it and 3 mm from the second
+    assert identified(predicted_mm, truth_mm).tolist() == [False, False]
+    assert identified(predicted_mm, truth_mm, mode="organiser").tolist() == [True, False]
+    with pytest.raises(ValueError, match="'loose'.*strict or organiser"):
+        identified(predicted_mm, truth_mm, mode="loose")
 
 
 @pytest.mark.parametrize(("down_mm", "hit"), [(9.9, True), (10.0, True), (10.1, False), (15.0, False)])
@@ -74,6 +101,7 @@ def test_shift_of_the_whole_spine(shift):
     predicted_mm = np.full((25, 3), np.nan)
     predicted_mm[8 + shift : 18 + shift] = spine(10) + [3, -2, 1]  # row 8 is called 8 + shift
     assert best_shift(predicted_mm, truth_mm) == shift
+    assert id_rate(shifted(predicted_mm, shift), truth_mm) == 1.0
 
 
 def test_shift_at_the_ends_and_of_nothing():
@@ -90,6 +118,25 @@ def test_dice():
     assert dice(predicted, truth, 2) == pytest.approx(2 * 2 / 5)
     assert dice(predicted, truth, 28) == 0.0
     assert math.isnan(dice(predicted, truth, 7))
+
+
+def test_surface_scores_by_hand():
+    truth_mm = np.array([[0.0, 0, 0], [0, 0, 10]])
+    predicted_mm = np.array([[0.0, 0, 1], [3, 4, 0], [0, 0, 12]])  # 1, 5 and 2 mm from the truth
+    scores = surface_scores(predicted_mm, truth_mm, (1.0, 2.0, 5.0))  # the truth is 1 and 2 mm from the prediction
+    assert scores.hd_mm == pytest.approx(5)
+    assert scores.hd95_mm == pytest.approx(2 + 0.9 * 3)  # of 1, 2, 5: position 1.9 between the second and the third
+    assert scores.assd_mm == pytest.approx((1 + 5 + 2 + 1 + 2) / 5)
+    assert scores.nsd == pytest.approx((2 / 5, 4 / 5, 1))
+    with pytest.raises(ValueError, match="surfaces of 0 and 2 points"):
+        surface_scores(np.empty((0, 3)), truth_mm, (1.0,))
+
+
+def test_panoptic_quality_by_hand():
+    iou = np.array([[0.8, 0.0, 0.1], [0.0, 0.5, 0.0]])  # the second pair does not exceed a half
+    assert panoptic_quality(iou) == pytest.approx((0.8 * 2 / 5, 0.8, 2 / 5))
+    assert panoptic_quality(np.empty((0, 3))) == (0, 0, 0)
+    assert all(map(math.isnan, panoptic_quality(np.empty((0, 0)))))
 
 
 def test_plain_maxima_of_heatmaps():
