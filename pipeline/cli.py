@@ -1,6 +1,6 @@
 """The command `vertebrae`: arguments in, exit code out; the work is done by the modules it calls.
 
-Exit codes: 0 = done, 1 = some scans of a folder failed, 2 = bad input, 3 = no spine found.
+Exit codes: 0 = done, 1 = some scans of a folder failed, 2 = bad input, 3 = no spine found, 4 = a required bar missed.
 """
 
 from __future__ import annotations
@@ -68,7 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for scan and results")
     demo.add_argument("--seed", type=int, default=2026, help="another number, another scan")
-    for command in (segment, phantom, demo):
+
+    evaluate = commands.add_parser("evaluate", help="score a folder of predictions against a folder of truths")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument(
+        "--pred", type=Path, required=True, help="predictions: ours, VerSe, TotalSegmentator, SPINEPS"
+    )
+    evaluate.add_argument("--truth", type=Path, required=True, help="masks and centroid files, such as VerSe's")
+    evaluate.add_argument("-o", "--output", type=Path, required=True, help="folder for the report")
+    evaluate.add_argument("--compare", type=Path, metavar="DIR", help="second folder of predictions")
+    evaluate.add_argument("--require", action="append", default=[], metavar="BAR", help="such as 'id_rate>=0.95'")
+    evaluate.add_argument("--count-missing", action="store_true", help="a true scan without prediction is all missed")
+    evaluate.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    for command in (segment, phantom, demo, evaluate):
         command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
     return parser
 
@@ -102,6 +114,20 @@ def _demo(options: argparse.Namespace) -> int:
 
     run_demo(options.output, options.seed)
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .evaluation import run
+
+    return run(
+        options.pred,
+        options.truth,
+        options.output,
+        compare=options.compare,
+        require=options.require,
+        count_missing=options.count_missing,
+        workers=options.workers,
+    )
 
 
 if __name__ == "__main__":

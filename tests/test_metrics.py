@@ -52,7 +52,7 @@ def test_only_the_strict_mode_looks_at_true_vertebrae_that_are_not_predicted():
     predicted_mm = np.array([[0.0, 0, 3], ABSENT])  # called the first, but 12 mm from it and 3 mm from the second
     assert identified(predicted_mm, truth_mm).tolist() == [False, False]
     assert identified(predicted_mm, truth_mm, mode="organiser").tolist() == [True, False]
-    with pytest.raises(ValueError, match="'loose'.*strict or organiser"):
+    with pytest.raises(ValueError, match=r"'loose'.*strict or organiser"):
         identified(predicted_mm, truth_mm, mode="loose")
 
 

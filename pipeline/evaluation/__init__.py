@@ -1,0 +1,5 @@
+"""Score predictions of any of the usual tools against VerSe-style truth: `vertebrae evaluate`."""
+
+from .run import evaluate, run
+
+__all__ = ["evaluate", "run"]
