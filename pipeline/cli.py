@@ -120,10 +120,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation import run
 
     return run(
-        options.pred,
+        [options.pred, options.compare] if options.compare else [options.pred],
         options.truth,
         options.output,
-        compare=options.compare,
         require=options.require,
         count_missing=options.count_missing,
         workers=options.workers,

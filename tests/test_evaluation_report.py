@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from html.parser import HTMLParser
 
@@ -92,6 +93,11 @@ def test_tables(report):
         scans = {row["scan"]: row for row in csv.DictReader(stream)}
     assert (scans["two"]["missing"], scans["two"]["anomaly"], scans["two"]["all_right"]) == ("T13", "T13", "0")
     assert scans["one"]["prediction_centers"] == "body centers derived from the mask"
+
+
+def test_neither_networks_nor_plots_are_loaded():
+    program = "import sys, pipeline.evaluation; sys.exit(bool({'torch', 'monai', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_exit_codes(folders, tmp_path, capsys):

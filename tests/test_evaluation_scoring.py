@@ -245,6 +245,26 @@ def test_a_rotated_and_cropped_grid(tmp_path):
     assert vertebra.hd_mm <= 2.0
 
 
+def test_landmarks_alone(tmp_path):
+    """Without a mask, VerSe's voxels are those of the image; what needs a mask is left open."""
+    affine = AFFINE @ np.diag([2, 1, 3, 1])
+    points = {19: (5, 5, 20), 20: (5, 6, 12), 21: (5, 8, 4)}
+    truth_mm = write(tmp_path / "truth", np.zeros((9, 10, 24), np.uint8), affine, points)
+    (tmp_path / "truth" / "a_seg.nii.gz").rename(tmp_path / "truth" / "a_ct.nii.gz")
+    (tmp_path / "pred").mkdir()
+    moved = {label: np.add(place, (0, 3, 4)) for label, place in truth_mm.items() if label != 20}
+    lines = [f"{label},{x},{y},{z}" for label, (x, y, z) in moved.items()]
+    (tmp_path / "pred" / "a_landmarks.csv").write_text("\n".join(["label,X,Y,Z", *lines]))
+    scan = score(tmp_path)
+    assert [(v.name, v.hit, v.view, v.dice) for v in scan.vertebrae] == [
+        ("T12", True, "unknown", None),
+        ("L1", False, "unknown", None),
+        ("L2", True, "unknown", None),
+    ]
+    assert [v.error_mm for v in scan.vertebrae] == [pytest.approx(5.0), None, pytest.approx(5.0)]
+    assert (scan.pq, scan.spacing, scan.predicted) == (None, "above 2 mm", 2)
+
+
 def test_masks_of_different_places_are_refused(tmp_path):
     write(tmp_path / "truth", stack(CHAIN))
     far = AFFINE.copy()

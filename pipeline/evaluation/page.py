@@ -121,7 +121,15 @@ def _comparison(compared: dict[str, Any] | None) -> str:
             first, second = (number(found[side].value, key) for side in ("first", "second"))
             rows.append([MEASURES[key].title, first, second, text, interval(change, key)])
     head = ["", "first", "second", "second minus first", "95 % interval"]
-    changed = [
+    lines = (
+        f"<p>Second prediction: {escape(compared['prediction'])}, over the {compared['scans']} scans that both have. "
+    )
+    lines += "Colored where the interval does not hold zero.</p>"
+    return _section("Comparison", lines + table(head, rows) + _changed(compared["changed"]))
+
+
+def _changed(entries: Sequence[dict[str, Any]]) -> str:
+    rows = [
         [
             escape(entry["scan"]),
             "{} → {}".format(*entry["hits"]),
@@ -129,15 +137,12 @@ def _comparison(compared: dict[str, Any] | None) -> str:
             " ".join(entry["lost"]),
             number(entry["dice_change"], "dice", sign="+"),
         ]
-        for entry in compared["changed"]
+        for entry in entries
     ]
-    lines = (
-        f"<p>Second prediction: {escape(compared['prediction'])}, over the {compared['scans']} scans that both have. "
-    )
-    lines += "Colored where the interval does not hold zero.</p>"
-    scans = table(["scan that changed", "identified", "gained", "lost", "Dice"], changed, (2, 3)) if changed else ""
-    return _section(
-        "Comparison", lines + table(head, rows) + ("<h3>Scans that changed</h3>" if changed else "") + scans
+    return (
+        "<h3>Scans that changed</h3>" + table(["", "identified", "gained", "lost", "Dice"], rows, (2, 3))
+        if rows
+        else ""
     )
 
 
@@ -163,7 +168,8 @@ def _case(scan: Scan) -> str:
     facts += [f"name missing: {', '.join(missing)}"] if missing else []
     facts += [f"extra names: {', '.join(scan.extra)}"] if scan.extra else []
     lowest = sorted((v for v in scan.vertebrae if v.dice is not None), key=lambda v: v.dice or 0.0)[:3]
-    facts += [f"lowest Dice: {', '.join(f'{v.name} {v.dice:.2f}' for v in lowest)}"] if lowest else []
+    scores = [f"{v.name}{' (cut)' if v.view == 'cut' else ''} {v.dice:.2f}" for v in lowest]
+    facts += [f"lowest Dice: {', '.join(scores)}"] if scores else []
     picture = ""
     if scan.preview:
         content = base64.b64encode(Path(scan.preview).read_bytes()).decode()

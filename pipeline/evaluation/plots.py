@@ -53,19 +53,27 @@ def level_plot(
 
     parts = [*_axes(top, unit, place_y), *_level_names(levels, step)]
     for index, level in enumerate(levels):
-        center = LEFT + (index + 0.5) * step
         own = [(v, x) for v, x in values if v.name == level]
-        for k, (v, x) in enumerate(own):
-            offset = (((k * 0.618) % 1) - 0.5) * step * 0.6
-            kind = "dot" if v.hit is not False else "dot miss"
-            hint = escape(f"{v.scan} {v.name}: {x:.3g} {unit}".strip())
-            dot = f'<circle class="{kind}" cx="{center + offset:.1f}" cy="{place_y(x):.1f}" r="2.6">'
-            parts.append(f"{dot}<title>{hint}</title></circle>")
-        if own:
-            mean = place_y(float(np.mean([x for _, x in own])))
-            ends = f'x1="{center - step * 0.36:.1f}" x2="{center + step * 0.36:.1f}"'
-            parts.append(f'<line class="mean" {ends} y1="{mean:.1f}" y2="{mean:.1f}"/>')
+        parts += _level_marks(own, LEFT + (index + 0.5) * step, step, place_y, unit)
     return _svg(WIDTH, HEIGHT, title, parts)
+
+
+def _level_marks(
+    own: Sequence[tuple[Vertebra, float]], center: float, step: float, place_y: Callable[[float], float], unit: str
+) -> list[str]:
+    """Return the dots of one level, spread sideways so that they do not hide each other, and their mean."""
+    parts = []
+    for k, (v, x) in enumerate(own):
+        offset = (((k * 0.618) % 1) - 0.5) * step * 0.6
+        kind = "dot" if v.hit is not False else "dot miss"
+        hint = escape(f"{v.scan} {v.name}: {x:.3g} {unit}".strip())
+        dot = f'<circle class="{kind}" cx="{center + offset:.1f}" cy="{place_y(x):.1f}" r="2.6">'
+        parts.append(f"{dot}<title>{hint}</title></circle>")
+    if own:
+        mean = place_y(float(np.mean([x for _, x in own])))
+        ends = f'x1="{center - step * 0.36:.1f}" x2="{center + step * 0.36:.1f}"'
+        parts.append(f'<line class="mean" {ends} y1="{mean:.1f}" y2="{mean:.1f}"/>')
+    return parts
 
 
 def rate_plot(vertebrae: Sequence[Vertebra], title: str) -> str:

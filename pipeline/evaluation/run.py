@@ -24,11 +24,10 @@ SOME_FAILED, BAR_MISSED = 1, 4
 
 
 def run(
-    prediction: Path,
+    predictions: Sequence[Path],
     truth: Path,
     output: Path,
     *,
-    compare: Path | None = None,
     require: Sequence[str] = (),
     count_missing: bool = False,
     workers: int = 1,
@@ -36,10 +35,9 @@ def run(
     """Evaluate a folder, write `report.html`, `report.json`, `scans.csv` and `vertebrae.csv`, return the exit code.
 
     Args:
-        prediction: folder of predictions.
+        predictions: the folder of predictions, and perhaps a second one to compare it with.
         truth: folder of truths.
         output: folder of the report.
-        compare: a second folder of predictions.
         require: bars such as `id_rate>=0.95`.
         count_missing: score true scans without a prediction as missed entirely instead of leaving them out.
         workers: processes.
@@ -51,17 +49,16 @@ def run(
         ValueError: a bar that cannot be understood, a folder without anything to evaluate, or nothing that matches.
     """
     bars = [parse_bar(text) for text in require]
-    main = evaluate(prediction, truth, count_missing=count_missing, workers=workers)
-    other = evaluate(compare, truth, count_missing=count_missing, workers=workers) if compare else None
+    main, *others = [evaluate(p, truth, count_missing=count_missing, workers=workers) for p in predictions]
+    other = others[0] if others else None
     results = {bar: bar.met_by(estimate(bar.measure, main.scans)) for bar in bars}
     written = write_report(output, main, results, other)
     print_summary(main, results, other)
     print(f"\n{written}")
-    for evaluation in filter(None, (main, other)):
-        for reason in evaluation.failures.values():
-            print(f"vertebrae: {reason}", file=sys.stderr)
-    failed = bool(main.failures or (other and other.failures))
-    return BAR_MISSED if not all(results.values()) else SOME_FAILED if failed else 0
+    failures = [reason for evaluation in (main, *others) for reason in evaluation.failures.values()]
+    for reason in failures:
+        print(f"vertebrae: {reason}", file=sys.stderr)
+    return BAR_MISSED if not all(results.values()) else SOME_FAILED if failures else 0
 
 
 def evaluate(prediction: Path, truth: Path, *, count_missing: bool = False, workers: int = 1) -> Evaluation:
