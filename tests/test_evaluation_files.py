@@ -149,6 +149,15 @@ class TestCenters:
         points = points_in(codes, spine[0], spine[2], {"L": 1.3, "I": 1.7, "P": 2.1})
         self.check(self.write(tmp_path / "a_ctd.json", points), spine, f"1 mm steps along {codes}")
 
+    def test_points_of_tptbox_are_left_aside(self, tmp_path, spine):
+        document = [{"direction": ["P", "I", "R"], "format": "POI"}, {"L1": {"50": [1, 2, 3]}}]
+        found = find_centers(self.write(tmp_path / "a_ctd.json", document), spine[0], spine[1])
+        assert found.source.endswith("point file of TPTBox left aside")
+        assert np.nanmax(np.linalg.norm(found.positions_mm - spine[2], axis=1)) < 1.0
+        more = [{"label": 50 * 256 + 20, "X": 1, "Y": 1, "Z": 1}, *points_in("PIR", spine[0], spine[2])]
+        path = self.write(tmp_path / "b_ctd.json", [{"direction": ["P", "I", "R"], "format": "docker"}, *more])
+        self.check(path, spine, "voxels along PIR")
+
     def test_without_masks_the_direction_decides(self, tmp_path, spine):
         path = self.write(tmp_path / "a.json", [{"direction": ["P", "I", "R"]}, *points_in("PIR", spine[0], spine[2])])
         np.testing.assert_allclose(find_centers(path, spine[0], None).positions_mm, spine[2], atol=1e-6)
@@ -217,7 +226,8 @@ class TestFolders:
         centers.write_text("[]")
         save(tmp_path / "flat" / "GL003.nii.gz", line_of(0, 1))
         flat = save(tmp_path / "flat" / "GL003_seg.nii.gz", line_of(0, 1))
-        save(tmp_path / "ts" / "s0327" / "segmentations" / "vertebrae_L5.nii.gz", line_of(0, 1))
+        for name in ("vertebrae_L5", "vertebrae_S1", "spleen"):
+            save(tmp_path / "ts" / "s0327" / "segmentations" / f"{name}.nii.gz", line_of(0, 1))
         cases = find_cases(tmp_path)
         assert list(cases) == ["GL003", "s0327", "sub-verse004"]
         assert (cases["sub-verse004"].mask, cases["sub-verse004"].centers) == (mask, centers)

@@ -25,6 +25,7 @@ from .overlap import Piece, landmark_mm, mask_center_mm
 FLAT_FRAMES = ("IPL", "PIR")  # VerSe'19 and VerSe'20, 1 mm
 IN_MASK_MM = 3.0
 MASK_CENTER_MM = 4.0
+MANY_POINTS = 256  # labels from here on are TPTBox's: other points of a vertebra than its center
 
 _OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
 
@@ -58,6 +59,8 @@ def find_centers(path: Path | None, grid: Grid | None, masks: Masks | None) -> C
     if path is None:
         return Centers(_from_masks(masks), "body centers derived from the mask")
     try:
+        if masks.pieces and _is_tptbox(path):
+            return Centers(_from_masks(masks), "body centers derived from the mask; point file of TPTBox left aside")
         if _is_ours(path):
             positions_mm, source = read_landmarks(path), "landmark file, mm"
         else:
@@ -89,6 +92,13 @@ def _are_mask_centers(positions_mm: np.ndarray, masks: Masks) -> bool:
         return False
     bodies = np.array([landmark_mm(masks.pieces[LABELS[row]], LABELS[row], masks.lattice) for row in rows])
     return bool(np.median(np.linalg.norm(positions_mm[rows] - bodies, axis=1)) > MASK_CENTER_MM)
+
+
+def _is_tptbox(path: Path) -> bool:
+    """Tell TPTBox's own point formats, which SPINEPS writes; the one it calls docker is VerSe's."""
+    document = None if path.suffix == ".csv" else _load(path)
+    first = document[0] if isinstance(document, list) and document else None
+    return isinstance(first, dict) and str(first.get("format", "docker")).lower() != "docker"
 
 
 def _is_ours(path: Path) -> bool:
@@ -135,7 +145,7 @@ def _parse_verse(document: Any) -> tuple[str, dict[int, list[float]]]:
                 raise ValueError(f"direction {item['direction']} is no axis order such as ['P', 'I', 'R']")
         elif {"label", "X", "Y", "Z"} <= item.keys():
             label, position = int(item["label"]), [float(item[axis]) for axis in "XYZ"]
-            if label not in (26, 27) and np.isfinite(position).all():
+            if label not in (26, 27) and label < MANY_POINTS and np.isfinite(position).all():
                 row_of_label(label)
                 points[label] = position
         else:

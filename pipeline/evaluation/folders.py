@@ -89,8 +89,8 @@ def _files(folder: Path) -> list[tuple[Path, str, str]]:
             owner = directory.parent if directory.name == "segmentations" else directory
             found.append((directory, owner.name, "mask"))
         for path in sorted(directory.iterdir()):
-            kind = "" if path in parts.values() or path.is_dir() or path.name.startswith(".") else _kind(path)
-            if kind:
+            kind = "" if path.is_dir() or path.name.startswith(".") else _kind(path)
+            if kind and not (parts and kind == "mask"):
                 found.append((path, _stem(path), kind))
     return found
 
