@@ -19,7 +19,7 @@ from pipeline.spaces import Grid, to_voxel
 NAMES = ("T11", "T12", "T13", "L1")
 
 
-def save(path, array, affine=None, header_table=None, slope=None):
+def save(path, array, affine=None, header_table=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(array, np.diag([1, 2, 3, 1]) if affine is None else affine)
     if header_table:
@@ -28,8 +28,6 @@ def save(path, array, affine=None, header_table=None, slope=None):
             f"<CaretExtension><VolumeInformation><LabelTable>{labels}</LabelTable></VolumeInformation></CaretExtension>"
         )
         image.header.extensions.append(nib.nifti1.Nifti1Extension(0, xml.encode()))
-    if slope:
-        image.header.set_slope_inter(slope, 0)
     nib.save(image, path)
     return path
 
