@@ -1,4 +1,4 @@
-"""The two networks: the 3D U-Net of all stages and the SpatialConfiguration-Net of stage two.
+"""The networks: the 3D U-Net of all stages, the SpatialConfiguration-Net of stage two, the LevelUNet of stage three.
 
 Shapes: B batch, C channels, (I, J, K) voxels. Every spatial size must be a multiple of `8 x stem`
 (`x spatial_downsample` for the spatial branch).
@@ -61,9 +61,6 @@ class UNet3D(nn.Module):
         norm: "batch" as specified, or "instance" for training on single windows.
         stem: 2 runs the whole network on 2x2x2 blocks (space to depth), at an eighth of the cost; the output then
             has half the input's resolution.
-        residual_gain: the last `out_channels - 1` inputs, less the largest of them and times this, are added to the
-            outputs but the first. For distance channels in and classes out, the network starts from "bone belongs to
-            the nearest landmark" instead of learning for every class which channel is its own.
     """
 
     def __init__(
@@ -75,16 +72,12 @@ class UNet3D(nn.Module):
         head: Head = "none",
         norm: Norm = "batch",
         stem: int = 1,
-        residual_gain: float = 0.0,
     ) -> None:
         super().__init__()
-        if residual_gain and (stem > 1 or in_channels < out_channels):
-            raise ValueError("residual_gain needs stem 1 and an input channel for every output but the first")
         if head not in ("none", "sigmoid", "softmax"):
             raise ValueError(f"head {head!r}: expected none, sigmoid or softmax")
         self.head = head
         self.stem = stem
-        self.residual_gain = residual_gain
         widths = [in_channels * stem**3, *features]
         self.encoders = nn.ModuleList(double_conv(above, below, norm) for above, below in pairwise(widths))
         self.decoders = nn.ModuleList(double_conv(below + skip, skip, norm) for skip, below in pairwise(features))
@@ -98,7 +91,6 @@ class UNet3D(nn.Module):
         """Map `(B, in_channels, I, J, K)` to `(B, out_channels, I/stem, J/stem, K/stem)`."""
         if self.stem > 1:
             x = space_to_depth(x, self.stem)
-        inputs = x
         skips: list[Tensor] = []
         for level, encoder in enumerate(self.encoders):
             x = run_block(encoder, self.pool(x) if level else x)
@@ -106,13 +98,62 @@ class UNet3D(nn.Module):
         for skip, decoder in zip(reversed(skips[:-1]), reversed(self.decoders), strict=True):
             x = run_block(decoder, torch.cat([skip, self.up(x)], dim=1))
         x = self.output(x)
-        if self.residual_gain:
-            near = inputs[:, 1 - x.shape[1] :]
-            behind = near - near.amax(dim=1, keepdim=True)
-            x = torch.cat([x[:, :1], x[:, 1:] + self.residual_gain * behind], dim=1)
         if self.head == "sigmoid":
             return torch.sigmoid(x.float())
         return torch.softmax(x.float(), dim=1) if self.head == "softmax" else x
+
+
+class LevelUNet(nn.Module):
+    """A U-Net that names bone relative to the landmarks: what it learns at one level serves at all of them.
+
+    The distance channels are first turned into a level coordinate: 1 at the first landmark in view, 2 at the next,
+    smoothly in between. The U-Net sees the image, the nearness of the nearest landmark and the coordinate's phase, all
+    of which look alike at every level, and returns two maps: bone, and a correction of the coordinate. Bone then
+    belongs to the landmark whose number is nearest to the corrected coordinate.
+
+    Args:
+        in_channels: one image channel and one distance channel per level, as `heatmaps.distance_channels` makes them.
+        out_channels: background and one class per level.
+        features: see `UNet3D`.
+        norm: see `UNet3D`.
+        sharpness: how fast the coordinate changes from one landmark to the next, per unit of nearness.
+        gain: how fast the probability of a level falls with the squared distance from its number.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 26,
+        out_channels: int = 26,
+        features: Sequence[int] = (64, 128, 256, 512),
+        *,
+        norm: Norm = "batch",
+        sharpness: float = 30.0,
+        gain: float = 10.0,
+    ) -> None:
+        super().__init__()
+        if in_channels != out_channels:
+            raise ValueError(f"{in_channels} channels in and {out_channels} out: expected 1 + levels for both")
+        self.sharpness = sharpness
+        self.gain = gain
+        self.unet = UNet3D(4, 2, features, norm=norm)
+        with torch.no_grad():
+            for parameter in self.unet.output.parameters():
+                parameter[1] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, 1 + levels, I, J, K)` to logits of the same shape, float32; absent levels get about -10000."""
+        with torch.autocast(x.device.type, enabled=False):
+            image, near = x[:, :1].float(), x[:, 1:].float()
+            seen = near.flatten(2).amax(dim=2) > 0
+            number = _per_voxel(seen.cumsum(dim=1).float())
+            absent = _per_voxel(-1e4 * (~seen).float())
+            level = (torch.softmax(self.sharpness * near + absent, dim=1) * number).sum(dim=1, keepdim=True)
+            phase = 2 * torch.pi * level
+            features = torch.cat([image, near.amax(dim=1, keepdim=True), phase.cos(), phase.sin()], dim=1)
+            features = features.contiguous(memory_format=torch.channels_last_3d)
+        bone, correction = self.unet(features).float().split(1, dim=1)
+        fit = absent - self.gain * (level + correction - number).square()
+        return torch.cat([torch.zeros_like(bone), bone + torch.log_softmax(fit, dim=1) + absent], dim=1)
 
 
 class SpatialConfigurationNet(nn.Module):
@@ -187,6 +228,11 @@ class SpatialConfigurationNet(nn.Module):
         if self.spatial_input != "image":
             parts.append(functional.max_pool3d(local, factor) if factor > 1 else local)
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _per_voxel(values: Tensor) -> Tensor:
+    """Return `(B, C)` values as `(B, C, 1, 1, 1)`."""
+    return values[:, :, None, None, None]
 
 
 def start_empty(output: nn.Conv3d) -> None:

@@ -20,6 +20,7 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow, verify_
 
 from pipeline.labels import NAMES, NUM_CHANNELS
 from pipeline.landmarks import present_rows, read_landmarks, write_csv
+from pipeline.networks import UNet3D
 from pipeline.stage import Stage, load_weights
 
 CPU = torch.device("cpu")
@@ -321,6 +322,9 @@ def test_the_metric_saved_is_the_metric_computed(name):
     assert saver["metrics"] == saver["metric_details"] == list(train["validate"]["key_metric"]) == [METRICS[name]]
 
 
+PLAIN = {"network_def::_target_": "pipeline.networks.UNet3D"}
+
+
 # By hand: two convolutions a -> b -> b have 27 b (a + b) weights and 4 b of their norms; the output a -> b has a b + b.
 @pytest.mark.parametrize(
     ("name", "override", "parameters"),
@@ -329,17 +333,21 @@ def test_the_metric_saved_is_the_metric_computed(name):
         ("spine_loc", {"features": [64, 128, 256, 512]}, 23_342_337),
         ("vert_loc", {}, 7_308_458),
         ("vert_loc", {"num_filters": 64}, 46_712_154),
-        ("vert_seg", {}, 1_471_514),
-        ("vert_seg", {"features": [64, 128, 256, 512]}, 23_387_162),
+        ("vert_seg", {}, 1_461_602),
+        ("vert_seg", {"features": [64, 128, 256, 512]}, 23_347_586),
+        ("vert_seg", {"features": [64, 128, 256, 512], **PLAIN}, 23_387_162),
     ],
 )
 def test_shipped_widths_and_the_specified_ones_by_one_value(name, override, parameters):
     for file in ("train", "inference"):
         config = ConfigParser.load_config_file(str(BUNDLES / name / "configs" / f"{file}.json"))
         with torch.device("meta"):
-            network = ConfigParser({**config, **override}).get_parsed_content("network_def")
+            parser = ConfigParser(config)
+            parser.update(override)
+            network = parser.get_parsed_content("network_def")
         assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-        for unet in ([network.local, network.spatial] if name == "vert_loc" else [network]) if override else []:
+        unets = [module for module in network.modules() if isinstance(module, UNet3D)] if override else []
+        for unet in unets:
             assert [encoder[0].out_channels for encoder in unet.encoders] == [64, 128, 256, 512]
 
 
