@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from .labels import NUM_CHANNELS
-from .spaces import Grid, bounds_mm, spacing_mm, to_world
+from .spaces import Grid, bounds_mm, spacing_mm, to_voxel, to_world
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,35 @@ class Candidates:
         positions_mm: `(N, 3)` RAS+ mm.
         scores: `(N,)` peak of the channel sum, 0 to 1.
         evidence: `(N, 25)` probability of each channel at the body; rows sum to 1.
-        field_of_view_mm: `(2, 3)` low and high RAS corner of the image they were found in; None = unknown.
+        field_of_view_mm: `(2, 3)` low and high RAS corner of the heatmaps they were found in; None = unknown.
+        scan: grid of the scan, which may cover less; None = it covers all.
     """
 
     positions_mm: np.ndarray
     scores: np.ndarray
     evidence: np.ndarray
     field_of_view_mm: np.ndarray | None = None
+    scan: Grid | None = None
 
     def __len__(self) -> int:
         """Return `N`."""
         return len(self.scores)
+
+    def in_view(self, point_mm: np.ndarray) -> bool:
+        """Tell whether a `(3,)` RAS+ mm point lies in the heatmaps and in the scan; False if that is unknown."""
+        if self.field_of_view_mm is None or (point_mm < self.field_of_view_mm[0]).any():
+            return False
+        if (point_mm > self.field_of_view_mm[1]).any():
+            return False
+        if self.scan is None:
+            return True
+        point_vox = to_voxel(self.scan.affine, point_mm)
+        return bool(((point_vox >= -0.5) & (point_vox <= np.array(self.scan.shape) - 0.5)).all())
+
+
+def no_candidates() -> Candidates:
+    """Return none."""
+    return Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros((0, NUM_CHANNELS)))
 
 
 def find_candidates(

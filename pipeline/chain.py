@@ -8,7 +8,8 @@ vertebra skipped, a prior for each anomaly. Choosing nothing at all scores 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -48,13 +49,13 @@ class Weights:
         skip: cost of each vertebra between two chosen ones that has no candidate.
         max_skip: no more than this many in one gap.
         scale_sd: spread of the logarithm of the patient's scale.
-        t13: log-odds of a thirteenth thoracic vertebra. Harder than its frequency (1 %) says, because the network errs
-            over several neighbors at once; likewise `no_t12` and `skip`. Chosen on phantoms with the shipped weights.
-        no_t12: log-odds of only eleven thoracic vertebrae (2 %).
-        l6: log-odds of a sixth lumbar vertebra (8 %).
+        t13: log-odds of a thirteenth thoracic vertebra.
+        no_t12: log-odds of only eleven thoracic vertebrae.
+        l6: log-odds of a sixth lumbar vertebra.
         temperature: divides the score before it becomes a probability; above 1 = less sure.
 
-    The other defaults were chosen with `benchmarks/labelling.py` on every second patient of its table.
+    The defaults were chosen with `benchmarks/labelling.py` on every second patient of its table, and checked against
+    the network's own candidates with `benchmarks/tune_labelling.py`.
     """
 
     evidence: float = 0.7
@@ -80,29 +81,59 @@ class Problem:
     Attributes:
         candidates: as given.
         weights: as given.
-        log_scales: `(S,)` natural logarithms of the patient's size.
         scale_prior: `(S,)`.
         nodes: `(26, N)` gain of a candidate at a level, against leaving it out.
         edges: `(26, K, S, N, N)`: `[level, k - 1, :, i, j]` from candidate i at `level - k` to candidate j at `level`.
+        without_t12: like `edges`, bool: the pair fits best if the spine between them has no T12.
+        starts, ends: `(26,)` cost of the first and of the last vertebra having a level: 0, or -inf if a pin forbids it.
+        pins: level of every candidate that is fixed by hand.
     """
 
     candidates: Candidates
     weights: Weights
-    log_scales: np.ndarray
     scale_prior: np.ndarray
     nodes: np.ndarray
     edges: np.ndarray
+    without_t12: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    pins: Mapping[int, int]
 
 
-def build(candidates: Candidates, weights: Weights) -> Problem:
-    """Tabulate every term of the score."""
-    log_scales = np.linspace(-2.5, 2.5, 7) * weights.scale_sd
+def build(candidates: Candidates, weights: Weights, pins: Mapping[int, int] | None = None) -> Problem:
+    """Tabulate every term of the score; `pins` fixes the level of some candidates (index: level)."""
+    count = len(candidates)
+    log_scales = np.linspace(-2.5, 2.5, 5) * weights.scale_sd
     offsets_mm = candidates.positions_mm[None] - candidates.positions_mm[:, None]
     distance_mm = np.linalg.norm(offsets_mm, axis=-1)
-    normal, without_t12 = transitions(distance_mm, log_scales[:, None, None], weights)
-    edges = np.where(offsets_mm @ DOWN > 0.1 * distance_mm, np.maximum(normal, without_t12), -np.inf)
+    pairs = np.flatnonzero(offsets_mm @ DOWN > 0.1 * distance_mm)  # of N * N
+    level, step, normal, without = transitions(distance_mm.flat[pairs], log_scales[:, None], weights)
+    shape = (NUM_ROWS, weights.max_skip + 2, len(log_scales), count * count)
+    edges, without_t12 = np.full(shape, -np.inf), np.zeros(shape, dtype=bool)
+    score, lacking = np.maximum(normal, without), without > normal
+    for index, at in enumerate(zip(level, step - 1, strict=True)):
+        edges[at][:, pairs] = score[index]
+        if lacking[index].any():
+            without_t12[at][:, pairs] = lacking[index]
+    full = (*shape[:3], count, count)
     scale_prior = -0.5 * (log_scales / weights.scale_sd) ** 2
-    return Problem(candidates, weights, log_scales, scale_prior, _nodes(candidates, weights), edges)
+    free = np.zeros(NUM_ROWS)
+    problem = Problem(candidates, weights, scale_prior, _nodes(candidates, weights), edges.reshape(full),
+                      without_t12.reshape(full), free, free, {})  # fmt: skip
+    return _pinned(problem, pins) if pins else problem
+
+
+def _pinned(problem: Problem, pins: Mapping[int, int]) -> Problem:
+    """Return the problem whose every sequence gives the pinned candidates their levels."""
+    nodes, edges, starts, ends = (a.copy() for a in (problem.nodes, problem.edges, problem.starts, problem.ends))
+    for candidate, level in pins.items():
+        gain = nodes[level, candidate]
+        nodes[level], nodes[:, candidate] = -np.inf, -np.inf
+        nodes[level, candidate] = gain
+        starts[level + 1 :], ends[:level] = -np.inf, -np.inf
+        for after in range(level + 1, NUM_ROWS):
+            edges[after, after - level :] = -np.inf  # none passes over a pinned level
+    return replace(problem, nodes=nodes, edges=edges, starts=starts, ends=ends, pins=dict(pins))
 
 
 def _nodes(candidates: Candidates, weights: Weights) -> np.ndarray:
@@ -116,46 +147,45 @@ def _nodes(candidates: Candidates, weights: Weights) -> np.ndarray:
     return nodes
 
 
-def transitions(distance_mm: np.ndarray, log_scale: np.ndarray, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+def transitions(
+    distance_mm: np.ndarray, log_scale: np.ndarray, weights: Weights
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the score of two levels following each other at a distance, if there is a T12 and if there is none.
 
     Args:
         distance_mm: any shape.
         log_scale: broadcasts with it.
-        weights: the result's second axis has length `max_skip + 2`.
+        weights: decide how many vertebrae may be missing between the two.
 
     Returns:
-        Twice `(26, K, ...)`: `[level, k - 1]` from `level - k` to `level`; -inf where there is no such pair, and in
-        the second where the pair does not pass over T12.
+        For all `V` possible pairs of levels: the lower level `(V,)`, how many levels it is below the upper one `(V,)`,
+        and twice `(V, ...)` the score; -inf in the second where the pair does not pass over T12.
     """
-    mean_mm, sd_mm, missed = _pairs(weights.max_skip + 2)
-    shape = (*mean_mm.shape, *[1] * np.broadcast(distance_mm, log_scale).ndim)
-    mean_mm, sd_mm, missed = (table.reshape(shape) for table in (mean_mm, sd_mm, missed))
+    level, step, mean_mm, sd_mm, missed = _pairs(weights.max_skip)
     log_distance = np.log(np.maximum(distance_mm, 1.0)) - log_scale
-    possible = np.where(missed <= weights.max_skip, 0.0, -np.inf)
-    normal = _fit(log_distance, mean_mm, sd_mm, weights) - weights.skip * missed + possible
-    over = np.s_[L1:, :]
-    shorter_mm = np.maximum(mean_mm[over] - SPACING_MM[T11, 0], 1.0)
+    column = (-1, *[1] * log_distance.ndim)
+    normal = _fit(log_distance, mean_mm.reshape(column), sd_mm.reshape(column), weights)
+    normal -= (weights.skip * missed).reshape(column)
     without_t12 = np.full_like(normal, -np.inf)
-    without_t12[over] = _fit(log_distance, shorter_mm, sd_mm[over], weights) - weights.skip * (missed[over] - 1)
-    level, step = np.indices(shape[:2])
-    without_t12[level - step - 1 > T11] = -np.inf
-    return normal, without_t12 + weights.no_t12 + possible
+    over = (level >= L1) & (level - step <= T11)
+    shorter_mm = np.maximum(mean_mm[over] - SPACING_MM[T11, 0], 1.0)
+    without_t12[over] = _fit(log_distance, shorter_mm.reshape(column), sd_mm[over].reshape(column), weights)
+    without_t12[over] += (weights.no_t12 - weights.skip * (missed[over] - 1)).reshape(column)
+    return level, step, normal, without_t12
 
 
 @cache
-def _pairs(reach: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `(26, reach)` mean and standard deviation in mm from `level - k` to `level`, and vertebrae between."""
-    mean_mm, sd_mm, missed = np.ones((NUM_ROWS, reach)), np.ones((NUM_ROWS, reach)), np.full((NUM_ROWS, reach), np.inf)
+def _pairs(max_skip: int) -> tuple[np.ndarray, ...]:
+    """Return lower level, levels between, mean and standard deviation in mm and vertebrae missed, each `(V,)`."""
+    result = []
     for level in range(NUM_ROWS):
-        for step in range(1, min(reach, level) + 1):
+        for step in range(1, min(max_skip + 2, level) + 1):
             previous = level - step
             gaps = [g for g in range(previous, level) if not (g == T13 and previous < T13 < level)]
             table = SPACING_MM[[g if g <= T12 else g - 1 for g in gaps]]  # gap g: level g to the next
-            mean_mm[level, step - 1] = table[:, 0].sum()
-            sd_mm[level, step - 1] = np.hypot.reduce(table[:, 1])
-            missed[level, step - 1] = len(gaps) - 1
-    return mean_mm, sd_mm, missed
+            if len(gaps) - 1 <= max_skip:
+                result.append((level, step, table[:, 0].sum(), np.hypot.reduce(table[:, 1]), len(gaps) - 1))
+    return tuple(np.array(column) for column in zip(*result, strict=True))
 
 
 def _fit(log_distance: np.ndarray, mean_mm: np.ndarray, sd_mm: np.ndarray, weights: Weights) -> np.ndarray:

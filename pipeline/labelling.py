@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from . import chain, sequences
-from .candidates import Candidates, find_candidates
+from .candidates import Candidates, find_candidates, no_candidates
 from .chain import Weights
+from .findings import Finding
 from .labels import LABELS, NAMES, ROWS_BY_LEVEL
 from .landmarks import absent
+from .numbering import Numbering, decide, end_not_found
 from .sequences import Solution, Step
+from .spaces import Grid
 
-SURE = 0.9  # an anchor's probability
 DOUBTFUL = 0.1  # a shifted chain of this probability is worth a warning ...
 DOUBTFUL_UNANCHORED = 0.03  # ... and of this one where no end of the spine is in view: networks shift whole chains
-BELOW_MM = 45.0  # more room than the next body would need
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Vertebra:
         probability: of this level here, over all labellings.
         runner_up: name of the next most probable level here.
         runner_up_probability: its probability.
+        candidate: index of the candidate it is.
     """
 
     row: int
@@ -42,6 +45,7 @@ class Vertebra:
     probability: float
     runner_up: str
     runner_up_probability: float
+    candidate: int
 
 
 @dataclass(frozen=True)
@@ -69,44 +73,72 @@ class Labelling:
         vertebrae: empty if no vertebra was found.
         landmarks_mm: `(26, 3)` RAS+ mm, NaN row = absent.
         alternatives: most likely first; the first is the exact runner-up.
-        shift_probabilities: of all vertebrae really being one level nearer the head, and one nearer the sacrum.
-        anchors: what fixes the count: `"head"` (C1 or C2 is sure), `"sacrum"` (L5 or L6 is, and nothing below it).
-        warnings: sentences for the user.
+        numbering: how the count was decided.
+        warnings: what the user should look at.
+        candidates: all that were found, chosen or not: what it takes to decide again.
+        pinned: names given by hand.
     """
 
     vertebrae: tuple[Vertebra, ...] = ()
     landmarks_mm: np.ndarray = field(default_factory=absent)
     alternatives: tuple[Alternative, ...] = ()
-    shift_probabilities: tuple[float, float] = (0.0, 0.0)
-    anchors: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ("no vertebra found",)
+    numbering: Numbering = field(default_factory=Numbering)
+    warnings: tuple[Finding, ...] = (Finding("no_vertebra", "no vertebra found"),)
+    candidates: Candidates = field(default_factory=no_candidates)
+    pinned: tuple[str, ...] = ()
 
 
-def label_spine(heatmaps: np.ndarray, affine: np.ndarray, weights: Weights | None = None) -> Labelling:
-    """Find and name the vertebrae in `(25, I, J, K)` heatmaps in [0, 1]; `affine` maps voxel index to RAS+ mm."""
-    return solve(find_candidates(heatmaps, affine), weights)
+def label_spine(
+    heatmaps: np.ndarray, affine: np.ndarray, weights: Weights | None = None, *, scan: Grid | None = None
+) -> Labelling:
+    """Find and name the vertebrae in `(25, I, J, K)` heatmaps in [0, 1].
+
+    Args:
+        heatmaps: on any grid, which may reach beyond the scan.
+        affine: `(4, 4)`, their voxel index to RAS+ mm.
+        weights: of the parts of the score.
+        scan: what the scanner saw; None = all the heatmaps cover.
+    """
+    return solve(replace(find_candidates(heatmaps, affine), scan=scan), weights)
 
 
-def solve(candidates: Candidates, weights: Weights | None = None, *, alternatives: int = 3) -> Labelling:
-    """Name the candidates; see `chain` for the score."""
-    weights = weights or Weights()
+def solve(
+    candidates: Candidates,
+    weights: Weights | None = None,
+    *,
+    alternatives: int = 3,
+    pins: Mapping[int, int] | None = None,
+) -> Labelling:
+    """Name the candidates; see `chain` for the score.
+
+    Args:
+        candidates: what to choose from.
+        weights: of the parts of the score.
+        alternatives: how many other labellings to return at most.
+        pins: level (position in `ROWS_BY_LEVEL`) by index of the candidates that are named by hand.
+
+    Raises:
+        ValueError: no labelling agrees with the pins.
+    """
     if len(candidates) == 0:
-        return Labelling()
-    problem = chain.build(candidates, weights)
+        return Labelling(candidates=candidates)
+    problem = chain.build(candidates, weights or Weights(), pins)
     solution = sequences.solve(problem)
     if not solution.steps:
-        return Labelling()
-    vertebrae = tuple(_vertebra(step, candidates, solution.posterior) for step in solution.steps)
-    shifts = _shift_probabilities(solution)
-    anchors = _anchors(vertebrae, candidates.field_of_view_mm)
-    others = tuple(_alternatives(problem, solution, candidates, alternatives))
+        if pins:
+            names = ", ".join(NAMES[ROWS_BY_LEVEL[level]] for level in sorted(pins.values()))
+            raise ValueError(f"no ordered labelling has {names} where they were put")
+        return Labelling(candidates=candidates)
+    vertebrae = tuple(_vertebra(step, candidates, solution.posterior.states) for step in solution.steps)
+    numbering = decide(problem, solution)
     return Labelling(
         vertebrae,
         _landmarks(solution.steps, candidates),
-        others,
-        shifts,
-        anchors,
-        tuple(_warnings(solution, vertebrae, max(shifts), anchors)),
+        tuple(_alternatives(problem, solution, candidates, alternatives)),
+        numbering,
+        tuple(_warnings(candidates, solution, vertebrae, numbering)),
+        candidates,
+        tuple(vertebra.name for vertebra in vertebrae if vertebra.candidate in problem.pins),
     )
 
 
@@ -135,77 +167,68 @@ def _vertebra(step: Step, candidates: Candidates, posterior: np.ndarray) -> Vert
         score=float(candidates.scores[step.candidate]),
         probability=probability,
         runner_up=NAMES[ROWS_BY_LEVEL[second]],
-        runner_up_probability=float(chances[second]),
+        runner_up_probability=max(float(chances[second]), 0.0),
+        candidate=step.candidate,
     )
-
-
-def _shift_probabilities(solution: Solution) -> tuple[float, float]:
-    """Return the mean probability of the chosen vertebrae for the level above and the level below theirs."""
-    result = []
-    for shift in (-1, 1):
-        levels = [_neighbor(step.level, shift) for step in solution.steps]
-        values = [
-            0.0 if level is None else solution.posterior[level, step.candidate]
-            for level, step in zip(levels, solution.steps, strict=True)
-        ]
-        result.append(float(np.mean(values)))
-    return result[0], result[1]
-
-
-def _neighbor(level: int, shift: int) -> int | None:
-    """Return the level one up (-1) or down (+1), T13 passed over; None beyond the ends."""
-    level += shift
-    if level == chain.T13:
-        level += shift
-    return level if 0 <= level < len(ROWS_BY_LEVEL) else None
 
 
 def _alternatives(problem: chain.Problem, solution: Solution, candidates: Candidates, count: int) -> list[Alternative]:
     """Return the best sequences that rename a chosen vertebra, best first, each set of names once."""
     chosen = {step.candidate: step.level for step in solution.steps}
-    through = solution.best_through.copy()
+    through = solution.best_through.max(axis=1)  # (26, N)
     for candidate in range(len(candidates)):
-        through[chosen.get(candidate, slice(None)), :, candidate] = -np.inf  # unchosen: no level of it counts
+        through[chosen.get(candidate, slice(None)), candidate] = -np.inf  # unchosen: no level of it counts
     result: dict[tuple[str, ...], Alternative] = {}
+    known: dict[Step, float] = {}  # states of the sequences found, and their scores
     for flat in np.argsort(-through, axis=None, kind="stable"):
-        level, scale, candidate = (int(i) for i in np.unravel_index(flat, through.shape))
-        if len(result) == count or not np.isfinite(through[level, scale, candidate]):
+        level, candidate = (int(i) for i in np.unravel_index(flat, through.shape))
+        score = float(through[level, candidate])
+        if len(result) == count or not np.isfinite(score):
             break
+        if np.isclose(known.get(Step(candidate, level), np.inf), score):
+            continue  # the best sequence through this state is one of those found
+        scale = int(solution.best_through[level, :, candidate].argmax())
         steps = tuple(sequences.trace(problem, solution.down, solution.up, (level, scale, candidate)))
-        renamed = {step.candidate: step for step in steps}
-        names = tuple(NAMES[_row(renamed[c])] if c in renamed else "" for c in chosen)
-        new = [step for step in steps if chosen.get(step.candidate, step.level) != step.level]
-        chances = [solution.posterior[step.level, step.candidate] for step in new]
-        margin = solution.score - float(through[level, scale, candidate])
-        result.setdefault(names, Alternative(names, _landmarks(steps, candidates), margin, float(np.mean(chances))))
+        known |= {step: score for step in steps if np.isclose(through[step.level, step.candidate], score)}
+        alternative = _alternative(steps, chosen, solution, score, candidates)
+        result.setdefault(alternative.names, alternative)
     return list(result.values())
 
 
-def _anchors(vertebrae: tuple[Vertebra, ...], field_of_view_mm: np.ndarray | None) -> tuple[str, ...]:
-    """Return the ends of the spine that are in view and named with certainty."""
-    first, last = vertebrae[0], vertebrae[-1]
-    found = ["head"] if first.name in ("C1", "C2") and first.probability > SURE else []
-    room_mm = 0.0 if field_of_view_mm is None else last.position_mm[2] - field_of_view_mm[0, 2]
-    if last.name in ("L5", "L6") and last.probability > SURE and room_mm > BELOW_MM:
-        found.append("sacrum")
-    return tuple(found)
+def _alternative(
+    steps: tuple[Step, ...], chosen: dict[int, int], solution: Solution, score: float, candidates: Candidates
+) -> Alternative:
+    renamed = {step.candidate: step for step in steps}
+    names = tuple(NAMES[_row(renamed[c])] if c in renamed else "" for c in chosen)
+    new = [step for step in steps if chosen.get(step.candidate, step.level) != step.level]
+    chances = [solution.posterior.states[step.level, step.candidate] for step in new]
+    return Alternative(names, _landmarks(steps, candidates), solution.score - score, float(np.mean(chances)))
 
 
-def _warnings(solution: Solution, vertebrae: tuple[Vertebra, ...], shift: float, anchors: tuple[str, ...]) -> list[str]:
+def _warnings(
+    candidates: Candidates, solution: Solution, vertebrae: tuple[Vertebra, ...], numbering: Numbering
+) -> list[Finding]:
     """Return what the user should look at."""
     result = []
-    if shift > (DOUBTFUL if anchors else DOUBTFUL_UNANCHORED):
-        where = "" if anchors else "no anchor in view: "
-        result.append(f"{where}labels may be off by one (probability {shift:.2f})")
+    shift = max(numbering.shift_probabilities)
+    if shift > (DOUBTFUL if numbering.anchors else DOUBTFUL_UNANCHORED):
+        where = "" if numbering.anchors else "no anchor in view: "
+        result.append(Finding("off_by_one", f"{where}labels may be off by one (probability {shift:.2f})"))
     for step, after, above, below in zip(solution.steps, solution.steps[1:], vertebrae, vertebrae[1:], strict=False):
         missing = [level for level in range(step.level + 1, after.level) if level != chain.T13]
         if chain.T12 in missing and solution.without_t12:
             missing.remove(chain.T12)
-            result.append(f"T12 seems to be absent: {below.name} follows {above.name}")
-        if missing:
-            names = ", ".join(NAMES[ROWS_BY_LEVEL[level]] for level in missing)
-            result.append(f"{names} not found between {above.name} and {below.name}")
+            sentence = f"T12 seems to be absent: {below.name} follows {above.name}"
+            result.append(Finding("no_t12", sentence, (above.name, below.name)))
+        names = tuple(NAMES[ROWS_BY_LEVEL[level]] for level in missing)
+        if names:
+            result.append(
+                Finding("not_found", f"{', '.join(names)} not found between {above.name} and {below.name}", names)
+            )
     for vertebra in vertebrae:
         if vertebra.name in ("T13", "L6"):
-            result.append(f"{vertebra.name} found (probability {vertebra.probability:.2f})")
+            sentence = f"{vertebra.name} found (probability {vertebra.probability:.2f})"
+            result.append(Finding(vertebra.name.lower(), sentence, (vertebra.name,)))
+    for name, side in end_not_found(candidates, solution):
+        result.append(Finding("end_not_found", f"nothing found {side} {name}, although it should be in view", (name,)))
     return result

@@ -74,6 +74,11 @@ class SpineBoxd(MapTransform):
         return sample
 
 
+def _scan_grid(sample: Mapping[Hashable, Any]) -> Grid:
+    shape = tuple(int(n) for n in np.asarray(sample["scan_shape"]))
+    return Grid(shape, np.asarray(sample["scan_affine"], dtype=np.float64))  # type: ignore[arg-type]
+
+
 class LabelSpined(MapTransform):
     """Turn the 25 heatmaps into a `labelling.Labelling` under the key `labelling`.
 
@@ -90,7 +95,7 @@ class LabelSpined(MapTransform):
         """Return the sample with `labelling`."""
         sample = dict(data)
         affine = scaled(np.asarray(sample["grid_affine"]), self.stride)
-        sample["labelling"] = label_spine(np.asarray(sample[self.keys[0]]), affine)
+        sample["labelling"] = label_spine(np.asarray(sample[self.keys[0]]), affine, scan=_scan_grid(sample))
         return sample
 
 
@@ -134,10 +139,8 @@ class SaveLandmarksd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         """Return the sample unchanged."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        shape = tuple(int(n) for n in np.asarray(data["scan_shape"]))
-        grid = Grid(shape, np.asarray(data["scan_affine"], dtype=np.float64))  # type: ignore[arg-type]
         for key in self.keys:
-            document = landmarks_document(data["image_name"], grid, data[key], self.versions)
+            document = landmarks_document(data["image_name"], _scan_grid(data), data[key], versions=self.versions)
             write_json(self.output_dir / f"{data['image_name']}_landmarks.json", document)
             write_csv(self.output_dir / f"{data['image_name']}_landmarks.csv", data[key].landmarks_mm)
         return dict(data)

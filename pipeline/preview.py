@@ -27,7 +27,7 @@ from .images import Scan
 from .labels import ROWS_BY_LEVEL, row_of_label
 from .spaces import bounds_mm, spacing_mm, to_voxel
 
-Landmark = tuple[str, int, Sequence[float]]  # name, VerSe label, RAS+ mm
+Landmark = tuple[str, int, Sequence[float]] | tuple[str, int, Sequence[float], str]  # name, VerSe label, RAS+ mm, doubt
 
 STEP_MM = 0.5
 BEYOND_MM = 30.0  # shown above the first and below the last landmark
@@ -131,12 +131,12 @@ def preview_figure(
     Args:
         scan: the CT.
         labels: `(I, J, K)` uint8 VerSe labels on the scan's grid, 0 = background; may be empty.
-        landmarks: (name, VerSe label, RAS+ mm); one gives straight planes through it, none through the scan's center.
+        landmarks: see `Landmark`; one gives straight planes through it, none through the scan's center.
         title: one line above the pictures.
         warnings: one line each below the pictures.
     """
     field_mm = bounds_mm(scan.grid)
-    positions_mm = np.array([position for _, _, position in landmarks], dtype=np.float64).reshape(-1, 3)
+    positions_mm = np.array([landmark[2] for landmark in landmarks], dtype=np.float64).reshape(-1, 3)
     through_mm = positions_mm if len(positions_mm) else field_mm.mean(axis=0)[None]
     curve_mm = spine_curve_mm(through_mm, _heights_mm(positions_mm, field_mm))
     planes = [_plane(curve_mm, view, field_mm) for view in VIEWS]
@@ -218,19 +218,22 @@ def _draw_mask(panel: Axes, mask: np.ndarray, plane: Plane, sigma_mm: float) -> 
 
 
 def _draw_landmarks(panel: Axes, axis: int, landmarks: Sequence[Landmark], mask: np.ndarray, plane: Plane) -> None:
-    """Mark every landmark and write its name to its left, clear of the mask and of the other names."""
+    """Mark every landmark and write its name to its left, then its doubt, clear of the mask and of the other names."""
     ordered = sorted(landmarks, key=lambda landmark: landmark[2][2])
-    centers_mm = np.array([position for _, _, position in ordered])
+    centers_mm = np.array([landmark[2] for landmark in ordered])
     name_mm = NAME_PT / 72 * np.ptp(panel.get_ylim()) / (panel.bbox.height / DPI)  # height of a line
     apart_mm = 1.2 * name_mm * np.arange(len(ordered))
     names_z = isotonic_regression(centers_mm[:, 2] - apart_mm).x + apart_mm
-    for (name, label, _), center_mm, z in zip(ordered, centers_mm, names_z, strict=True):
+    style: dict[str, Any] = {"ha": "right", "va": "center", "path_effects": OUTLINE}
+    for (name, label, _, *doubt), center_mm, z in zip(ordered, centers_mm, names_z, strict=True):
         x, color = center_mm[axis], color_of_label(label)
         beside_mm = plane.columns_mm[mask[np.abs(plane.heights_mm - z) < name_mm / 2].any(axis=0)] + 3 - x
         reach = beside_mm[beside_mm < NAME_REACH_MM[1]].max(initial=NAME_REACH_MM[0])
         panel.plot(x, center_mm[2], "o", ms=3.4, mfc=color, mec="white", mew=0.7)
-        at = (min(x + reach, panel.get_xlim()[0] - 2.6 * name_mm), z)
-        panel.text(*at, name, color="white", size=NAME_PT, weight="bold", ha="right", va="center", path_effects=OUTLINE)
+        at = min(x + reach, panel.get_xlim()[0] - (7.4 if any(doubt) else 2.6) * name_mm)
+        panel.text(at, z, name, color="white", size=NAME_PT, weight="bold", **style)
+        if any(doubt):
+            panel.text(at + 2.6 * name_mm, z, f"{doubt[0]}?", color=AMBER, size=NAME_PT - 1, **style)
 
 
 def _draw_frame(panel: Axes, view: View) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from .documents import landmarks_document
+from .documents import landmarks_document, read_document
 from .files import write_json
 from .images import write_labels
+from .labelling import Labelling
 from .landmarks import write_csv
 from .run import Result
 
 SUFFIXES = ("_segmentation.nii.gz", "_landmarks.csv", "_preview.png", "_landmarks.json")  # the last one marks the end
+DOUBTFUL = 0.1  # a runner-up at least this probable is shown
 
 
 def is_done(output_dir: Path, name: str) -> bool:
@@ -20,7 +24,12 @@ def is_done(output_dir: Path, name: str) -> bool:
     return all((output_dir / f"{name}{suffix}").is_file() for suffix in SUFFIXES)
 
 
-def write_result(result: Result, output_dir: Path, versions: dict[str, str]) -> list[Path]:
+def warning_codes(output_dir: Path, name: str) -> list[str]:
+    """Return the codes of the warnings in a scan's landmark document; `ValueError` if it is none."""
+    return [warning["code"] for warning in read_document(output_dir / f"{name}{SUFFIXES[-1]}")["warnings"]]
+
+
+def write_result(result: Result, output_dir: Path, versions: Mapping[str, str]) -> list[Path]:
     """Write mask, landmarks and preview of one scan and return their paths.
 
     Raises:
@@ -30,20 +39,65 @@ def write_result(result: Result, output_dir: Path, versions: dict[str, str]) -> 
 
     name, labelling, scan = result.scan.name, result.labelling, result.scan
     output_dir.mkdir(parents=True, exist_ok=True)
-    staging = output_dir / f".{os.getpid()}.{name}"
-    staging.mkdir()
-    try:
+    with staged(output_dir, name) as (staging, publish):
         segmentation, csv, preview, document = (staging / f"{name}{suffix}" for suffix in SUFFIXES)
         write_labels(segmentation, result.labels, scan.affine)
         write_csv(csv, labelling.landmarks_mm)
-        points = [(v.name, v.label, v.position_mm.tolist()) for v in labelling.vertebrae]
-        warnings = (*scan.warnings, *labelling.warnings)
-        save_preview(preview, scan, result.labels, points, name, warnings)
-        content = landmarks_document(name, scan.grid, labelling, versions, result.seconds, scan.warnings)
+        warnings = [str(warning) for warning in result.warnings]
+        save_preview(preview, scan, result.labels, marks(labelling), name, warnings)
+        content = landmarks_document(
+            name,
+            scan.grid,
+            labelling,
+            versions=versions,
+            seconds=result.seconds,
+            warnings=result.warnings,
+            scan_file=_seen_from(output_dir, scan.path),
+        )
         write_json(document, content)
-        final = [output_dir / path.name for path in (segmentation, csv, preview, document)]
-        for path in final:
-            os.replace(staging / path.name, path)
+        return publish([segmentation, csv, preview, document])
+
+
+@contextmanager
+def staged(output_dir: Path, name: str) -> Iterator[tuple[Path, Callable[[Sequence[Path]], list[Path]]]]:
+    """Yield a temporary folder and the function that moves files from it into `output_dir`: all of them or none."""
+    staging = output_dir / f".{os.getpid()}.{name}"
+    staging.mkdir()
+
+    def publish(files: Sequence[Path]) -> list[Path]:
+        final = [output_dir / path.name for path in files]
+        before = {path: staging / f"before.{path.name}" for path in final if path.is_file()}
+        for path, kept in before.items():
+            os.link(path, kept)
+        try:
+            for source, target in zip(files, final, strict=True):
+                os.replace(source, target)
+        except OSError:
+            for path in final:
+                os.replace(before[path], path) if path in before else path.unlink(missing_ok=True)
+            raise
+        return final
+
+    try:
+        yield staging, publish
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return final
+
+
+def marks(labelling: Labelling) -> list[tuple[str, int, list[float], str]]:
+    """Return what the preview draws of every vertebra: name, label, RAS+ mm and a runner-up that is not unlikely."""
+    result = []
+    for vertebra in labelling.vertebrae:
+        doubt = f"{vertebra.runner_up} {vertebra.runner_up_probability:.0%}"
+        doubtful = vertebra.runner_up_probability > DOUBTFUL
+        position_mm = [float(value) for value in vertebra.position_mm]
+        result.append((vertebra.name, vertebra.label, position_mm, doubt if doubtful else ""))
+    return result
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    """Return a path relative to a folder, or absolute where there is no way from one to the other."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive
+        return Path(path).absolute().as_posix()

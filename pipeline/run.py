@@ -6,11 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .consistency import check
+from .findings import Finding, about_input
 from .images import Scan, read_scan
 from .labelling import Labelling
 
@@ -42,6 +45,12 @@ class Result:
     labelling: Labelling
     labels: np.ndarray
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What the user should look at: in the input, in the labels, and where mask and landmarks disagree."""
+        agreement = check(self.labels, self.scan.affine, self.labelling.landmarks_mm)
+        return (*about_input(self.scan.warnings), *self.labelling.warnings, *agreement)
 
 
 class VertebraePipeline:

@@ -143,6 +143,20 @@ def test_names_do_not_overlap_when_landmarks_do():
         assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))
 
 
+def test_a_doubt_stands_beside_its_name():
+    scan, labels, landmarks = phantom(3)
+    landmarks[1] = (*landmarks[1], "L3 24%")
+    figure = preview_figure(scan, labels, landmarks, "title")
+    figure.canvas.draw()
+    for panel in figure.axes:
+        place = {text.get_text(): text.get_window_extent() for text in panel.texts}
+        assert [name for name in place if name.endswith("?")] == ["L3 24%?"]
+        doubt, name, frame = place["L3 24%?"], place["L2"], panel.get_window_extent()
+        assert frame.x0 <= doubt.x0 < doubt.x1 <= name.x0
+        assert doubt.y0 < name.y1
+        assert name.y0 < doubt.y1
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_preview_is_written_for_any_number_of_landmarks(tmp_path, count):
     scan, labels, landmarks = phantom(count)
