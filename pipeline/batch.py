@@ -10,12 +10,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .images import find_scans, read_scan, scan_name
-from .results import is_done, write_result
+from .results import is_done, warning_codes, write_result
 from .run import STAGES, VertebraePipeline
 
 
 def segment_scans(
-    source: Path, output_dir: Path, *, device: str = "auto", checkpoints: dict[str, Path], overwrite: bool = False
+    source: Path,
+    output_dir: Path,
+    *,
+    device: str = "auto",
+    checkpoints: dict[str, Path],
+    overwrite: bool = False,
+    strict: bool = False,
 ) -> int:
     """Segment a scan or every scan of a folder and return the exit code of the command.
 
@@ -25,9 +31,10 @@ def segment_scans(
         device: see `VertebraePipeline`.
         checkpoints: see `VertebraePipeline`.
         overwrite: redo scans that are complete.
+        strict: look at the warnings of every result, also of those that were complete before.
 
     Returns:
-        0, or 1 if some scan of a folder failed.
+        0, or 1 if some scan of a folder failed, or 4 if none failed but some result carries a warning (`strict`).
 
     Raises:
         ValueError: nothing to do, or the only scan cannot be used (`NoSpineFound` if it shows no spine).
@@ -40,7 +47,7 @@ def segment_scans(
     if len(waiting) < len(scans):
         print(f"{len(scans) - len(waiting)} of {len(scans)} already done in {output_dir} (--overwrite to redo)")
     if not waiting:
-        return 0
+        return _judge(scans, output_dir) if strict else 0
     single = len(scans) == 1 and not _is_folder_of_scans(source, scans)
     if single:
         read_scan(scans[0])  # a bad scan is known at once, before any network is loaded
@@ -55,7 +62,8 @@ def segment_scans(
                     raise
                 failures[path] = describe(path, error)
                 bar.update(len(STAGES) - bar.n % len(STAGES) if bar.n % len(STAGES) else len(STAGES))
-    return _summarize(len(waiting), failures)
+    failed = _summarize(len(waiting), failures)
+    return _judge(scans, output_dir) if strict and not failed else failed
 
 
 def _segment_one(pipeline: VertebraePipeline, path: Path, output_dir: Path, bar: tqdm) -> None:
@@ -74,7 +82,7 @@ def _segment_one(pipeline: VertebraePipeline, path: Path, output_dir: Path, bar:
     names = [vertebra.name for vertebra in result.labelling.vertebrae]
     seconds = sum(result.seconds.values())
     tqdm.write(f"{scan_name(path)}: {len(names)} vertebrae, {names[0]} to {names[-1]}, {seconds:.0f} s")
-    for warning in (*result.scan.warnings, *result.labelling.warnings):
+    for warning in result.warnings:
         tqdm.write(f"  warning: {warning}")
 
 
@@ -98,6 +106,14 @@ def _summarize(count: int, failures: dict[Path, str]) -> int:
     if failures:
         print(f"vertebrae: {len(failures)} of {count} scans failed", file=sys.stderr)
     return int(bool(failures))
+
+
+def _judge(scans: list[Path], output_dir: Path) -> int:
+    """Print which results carry warnings, if any, and return the exit code of `--strict`."""
+    doubtful = {name: codes for name in map(scan_name, scans) if (codes := warning_codes(output_dir, name))}
+    for name, codes in doubtful.items():
+        print(f"vertebrae: {name}: {len(codes)} warnings: {', '.join(dict.fromkeys(codes))}", file=sys.stderr)
+    return 4 if doubtful else 0
 
 
 def _is_folder_of_scans(source: Path, scans: list[Path]) -> bool:

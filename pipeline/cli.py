@@ -1,6 +1,7 @@
 """The command `vertebrae`: arguments in, exit code out; the work is done by the modules it calls.
 
-Exit codes: 0 = done, 1 = some scans of a folder failed, 2 = bad input, 3 = no spine found, 4 = a required bar missed.
+Exit codes: 0 = done, 1 = some scans of a folder failed, 2 = bad input, 3 = no spine found, 4 = the results were written, but
+carry warnings (--strict) or miss a bar (--require).
 """
 
 from __future__ import annotations
@@ -54,6 +55,17 @@ def _parser() -> argparse.ArgumentParser:
         option = f"--{stage.replace('_', '-')}"
         segment.add_argument(option, dest=stage, type=Path, metavar="CHECKPOINT", help=f"other weights for {stage}")
     segment.add_argument("--overwrite", action="store_true", help="redo scans whose results are already there")
+    segment.add_argument("--strict", action="store_true", help="exit with 4 if any result carries a warning")
+
+    relabel = commands.add_parser("relabel", help="correct the names of a result by hand, without running a network")
+    relabel.set_defaults(command=_relabel)
+    relabel.add_argument("landmarks", type=Path, help="NAME_landmarks.json; all results beside it are rewritten")
+    correction = relabel.add_mutually_exclusive_group(required=True)
+    correction.add_argument("--anchor", action="append", metavar="L5=X,Y,Z", help="this vertebra is here (RAS mm)")
+    correction.add_argument("--shift", type=int, metavar="N", help="move names by N levels, +1 = towards the feet")
+    relabel.add_argument("--from", dest="first", metavar="T9", help="with --shift: only this vertebra and those below")
+    relabel.add_argument("--drop", action="store_true", help="let vertebrae go that fit no more, with their masks")
+    relabel.add_argument("--scan", type=Path, help="the scan, if it no longer lies where the result says")
 
     phantom = commands.add_parser("phantom", help="make synthetic CT scans with exact masks and landmarks")
     phantom.set_defaults(command=_phantom)
@@ -80,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--require", action="append", default=[], metavar="BAR", help="such as 'id_rate>=0.95'")
     evaluate.add_argument("--count-missing", action="store_true", help="a true scan without prediction is all missed")
     evaluate.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    for command in (segment, phantom, demo, evaluate):
+    for command in (segment, relabel, phantom, demo, evaluate):
         command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
     return parser
 
@@ -90,8 +102,28 @@ def _segment(options: argparse.Namespace) -> int:
 
     checkpoints = {stage: getattr(options, stage) for stage in STAGES if getattr(options, stage)}
     return segment_scans(
-        options.input, options.output, device=options.device, checkpoints=checkpoints, overwrite=options.overwrite
+        options.input,
+        options.output,
+        device=options.device,
+        checkpoints=checkpoints,
+        overwrite=options.overwrite,
+        strict=options.strict,
     )
+
+
+def _relabel(options: argparse.Namespace) -> int:
+    from .relabel import relabel
+
+    line = relabel(
+        options.landmarks,
+        anchors=options.anchor,
+        shift=options.shift,
+        first=options.first,
+        scan=options.scan,
+        drop=options.drop,
+    )
+    print(line)
+    return 0
 
 
 def _phantom(options: argparse.Namespace) -> int:

@@ -259,6 +259,21 @@ def test_finished_scans_are_skipped_unless_told(results, oracle, capsys):
     assert mask.stat().st_mtime_ns > first
 
 
+def test_strict_tells_a_result_with_warnings_by_its_exit_code(results, scan, oracle, tmp_path, capsys):
+    save_scan(tmp_path / "in" / "doubtful.nii.gz", ball_spine(("L2", "L4"), **GRID)[0])  # too near to tell
+    save_scan(tmp_path / "in" / "sound.nii.gz", scan)
+    assert segment(tmp_path / "in", tmp_path / "out", "--strict") == 4
+    error = capsys.readouterr().err
+    assert "vertebrae: doubtful: " in error
+    assert "off_by_one" in error
+    assert "sound" not in error
+    names = [f"{name}{suffix}" for name in ("doubtful", "sound") for suffix in SUFFIXES]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert segment(tmp_path / "in", tmp_path / "out", "--strict") == 4  # all done already
+    assert segment(tmp_path / "in" / "sound.nii.gz", tmp_path / "out", "--strict") == 0
+    assert segment(tmp_path / "in", tmp_path / "out") == 0
+
+
 def test_half_a_result_is_redone(results, oracle, tmp_path):
     image = save_scan(tmp_path / "case.nii.gz", ball_spine(NAMES, **GRID)[0])
     (tmp_path / "out").mkdir()
