@@ -15,16 +15,22 @@ from pipeline.candidates import Candidates
 from pipeline.labels import L1_ROW, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
 from pipeline.landmarks import absent
 
-VALUE_WEIGHT, BIAS, TOO_CLOSE = 0.2, 2.0, 3.0
+VALUE_WEIGHT, BIAS, TOO_CLOSE = 0.2, 2.0, 3.0  # as published
 THRESHOLD, COPY = 0.05, 0.1
 C1_ROW, C6_ROW, T1_ROW, T11_ROW, L6_ROW = 0, 5, 7, 17, 24
 COPY_WITHIN = [range(2, 7), range(8, 19), range(20, 25)]  # C3-C7, T2-T12, L2-L6
 
 
 class GraphMethod:
-    """The method with its mean offsets, learnt from `(26, 3)` landmarks in RAS mm."""
+    """The method with its mean offsets, learnt from `(26, 3)` landmarks in RAS mm.
 
-    def __init__(self, patients: list[np.ndarray]) -> None:
+    Args:
+        patients: landmarks to learn the offsets from.
+        value_weight: share of the heatmap values in the sum; the rest is the offsets'.
+    """
+
+    def __init__(self, patients: list[np.ndarray], value_weight: float = VALUE_WEIGHT) -> None:
+        self.value_weight = value_weight
         self.offsets_mm: dict[tuple[int, int], np.ndarray] = {}
         for row in range(L6_ROW):
             offsets = np.array([p[row + 1] - p[row] for p in patients])
@@ -49,13 +55,13 @@ class GraphMethod:
         for row in ROWS_BY_LEVEL:
             for before, after in self.offsets_mm:
                 if after == row:
-                    gains = (best[before] + VALUE_WEIGHT * values[before] + BIAS)[:, None]
-                    gains = gains + (1 - VALUE_WEIGHT) * self._pairs(candidates, before, after)
+                    gains = (best[before] + self.value_weight * values[before] + BIAS)[:, None]
+                    gains = gains + (1 - self.value_weight) * self._pairs(candidates, before, after)
                     for index in np.flatnonzero(values[row] > 0).tolist():
                         if gains[:, index].max() > best[row, index]:
                             best[row, index] = gains[:, index].max()
                             origin[row, index] = (before, int(gains[:, index].argmax()))
-        final = best + VALUE_WEIGHT * values + BIAS
+        final = best + self.value_weight * values + BIAS
         row, index = divmod(int(final.argmax()), final.shape[1])
         landmarks_mm = absent()
         while np.isfinite(final.max()):
