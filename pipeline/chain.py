@@ -65,11 +65,11 @@ class Weights:
     distance: float = 1.0
     position_sd_mm: float = 2.5
     tail: float = 2.5
-    skip: float = 4.0
+    skip: float = 3.0
     max_skip: int = 6
     scale_sd: float = 0.08
-    t13: float = -6.0
-    no_t12: float = -5.0
+    t13: float = -2.5
+    no_t12: float = -2.5
     l6: float = -3.0
     temperature: float = 1.2
 
