@@ -5,29 +5,21 @@ Arrays keep the order in which they are stored; `affine` maps a voxel index to R
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from . import dicom
+from . import dicom, itkfile, nifti
 from .files import atomic_path
-from .spaces import Grid, spacing_mm
+from .geometry import EXACT_DEG, check_geometry, shear_deg, squared
+from .spaces import Grid
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-VOXEL_SIZE_MM = (0.15, 7.0)  # neighboring vertebrae, 15 mm apart in the neck, cannot be told apart above
-MIN_EXTENT_MM = 20.0
-MAX_SHEAR_DEG = 5.0
 
 _OURS = "*_segmentation.nii.gz"
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 
 
 class InputError(ValueError):
@@ -44,6 +36,7 @@ class Scan:
         affine: `(4, 4)` float64, voxel index to RAS+ mm.
         path: where it came from.
         warnings: one sentence for each thing that was assumed or corrected while reading.
+        files: of a DICOM series, one per slice in the array's order, None where a missing slice was interpolated.
     """
 
     name: str
@@ -51,6 +44,7 @@ class Scan:
     affine: np.ndarray
     path: Path
     warnings: tuple[str, ...] = ()
+    files: tuple[Path | None, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -58,20 +52,74 @@ class Scan:
         return Grid(self.array.shape, self.affine)
 
 
-def read_scan(path: Path) -> Scan:
+@dataclass(frozen=True)
+class Header:
+    """What a scan's headers say, before any voxel is read.
+
+    Attributes:
+        name: as the scan's.
+        shape: `(I, J, K)`.
+        affine: `(4, 4)` float64, voxel index to RAS+ mm, repaired if that was asked for.
+        dtype: of the voxels in memory (at most).
+        path: where it came from.
+        warnings: what was assumed or repaired.
+        stack: the DICOM series, None for other formats.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    dtype: np.dtype
+    path: Path
+    warnings: tuple[str, ...] = ()
+    stack: dicom.Stack | None = None
+
+
+def read_header(path: Path, *, repair: bool = True) -> Header:
+    """Read and check a scan's geometry without its voxels.
+
+    Args:
+        path: as for `read_scan`.
+        repair: as for `read_scan`.
+
+    Raises:
+        InputError: as for `read_scan`, unless it is about the voxels.
+    """
+    path = Path(path)
+    try:
+        header = _stated(path, repair=repair)
+        check_geometry(header.shape, header.affine)
+        affine, report = squared(header.shape, header.affine) if repair else (header.affine, ())
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    return replace(header, affine=affine, warnings=header.warnings + report)
+
+
+def read_scan(path: Path, *, repair: bool = True) -> Scan:
     """Read one CT: NIfTI, NRRD, MetaImage, or a folder of one DICOM series.
+
+    Args:
+        path: the file or folder.
+        repair: mend what is slightly wrong with the geometry, each time with a warning; False refuses such a scan or
+            takes it exactly as it is.
 
     Raises:
         InputError: there is no such file, it cannot be read, or it is not a CT that can be used.
     """
-    path = Path(path)
+    header = read_header(path, repair=repair)
+    path = header.path
     try:
-        array, affine, warnings = _read_volume(path)
-        _check_geometry(array.shape, affine)
+        if header.stack:
+            array = nifti.compact(dicom.read_voxels(header.stack))
+        elif _suffix(path).startswith(".nii"):
+            array = nifti.read_voxels(path)
+        else:
+            array = nifti.compact(itkfile.read_file(path))
         array, shifted = _to_hounsfield(array)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    return Scan(scan_name(path), array, affine, path, warnings + shifted)
+    files = header.stack.files if header.stack else ()
+    return Scan(header.name, array, header.affine, path, header.warnings + shifted, files)
 
 
 def find_scans(path: Path) -> list[Path]:
@@ -115,7 +163,7 @@ def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
         raise ValueError(f"labels are {labels.ndim}-D {labels.dtype}; expected 3-D uint8")
     image = nib.Nifti1Image(labels, affine)
     image.header.set_xyzt_units("mm")
-    if _shear_deg(affine) < 0.01:
+    if shear_deg(affine) < EXACT_DEG:
         image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     with atomic_path(path) as temporary:
@@ -127,89 +175,22 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def _read_volume(path: Path) -> dicom.Volume:
-    """Read what is stored, in the smallest type that holds it."""
+def _stated(path: Path, *, repair: bool) -> Header:
+    """Return what the headers say, by the reader for the path's suffix; nothing is checked that needs the geometry."""
     if not path.exists():
         raise ValueError("no such file or folder")
     suffix = _suffix(path)
-    if path.is_file() and suffix.startswith(".nii"):
-        return _read_nifti(path)
-    if path.is_file() and not suffix:
+    if path.is_dir():
+        stack = dicom.read_headers(path, repair=repair)
+        return Header(scan_name(path), stack.shape, stack.affine, stack.dtype, path, stack.warnings, stack)
+    if not suffix:
         hint = "; give the folder of a DICOM series" if path.suffix.lower() in (".dcm", "") else ""
         raise ValueError(f"unknown suffix {path.suffix!r}; expected {', '.join(SUFFIXES)}{hint}")
-    raw, affine, warnings = dicom.read_series(path) if path.is_dir() else dicom.read_file(path)
-    return _compact(_one_volume(raw)), affine, warnings
-
-
-def _read_nifti(path: Path) -> dicom.Volume:
-    """Read a NIfTI file to its very end, where gzip keeps its checksum; the scale factors are applied."""
-    try:
-        kind: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
-        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
-            image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)}, mmap=False)
-            raw = np.asarray(image.dataobj.get_unscaled())
-            stream.read()
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).replace(str(path), path.name).split())[:150]
-        raise ValueError(f"cannot be read ({reason})") from error
-    array = _compact(_one_volume(raw), image.dataobj.slope, image.dataobj.inter)
-    if int(image.header["sform_code"]) or int(image.header["qform_code"]):
-        return array, np.array(image.affine, dtype=np.float64), ()
-    warning = "no orientation stated (sform and qform code 0): left and right may be swapped"
-    return array, np.array(image.affine, dtype=np.float64), (warning,)
-
-
-def _one_volume(raw: np.ndarray) -> np.ndarray:
-    """Return a 3-D view, without trailing axes of length one."""
-    size = " x ".join(str(n) for n in raw.shape)
-    if raw.dtype.kind not in "iuf":
-        raise ValueError(f"voxels of type {raw.dtype}; expected one real number each")
-    if raw.ndim > 3 and max(raw.shape[3:]) > 1:
-        raise ValueError(f"{raw.ndim}-D image of {size} voxels; expected one 3-D volume")
-    if raw.ndim < 3 or min(raw.shape[:3]) < 2:
-        raise ValueError(f"2-D image of {size} voxels; expected a 3-D volume")
-    return raw.reshape(raw.shape[:3], order="F")
-
-
-def _compact(raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
-    """Return `slope * raw + inter` as int16 if every value is an integer that fits, else float32, slab by slab."""
-    if raw.dtype == np.int16 and (slope, inter) == (1.0, 0.0):
-        return raw
-    bad, whole = 0, True
-    for k in range(raw.shape[2]):
-        slab = raw[..., k] * np.float64(slope) + inter
-        bad += int((~np.isfinite(slab)).sum())
-        whole = whole and not bad and bool((np.abs(slab) < 2**15).all() and (slab == np.rint(slab)).all())
-    if bad:
-        raise ValueError(f"voxels that are not finite (NaN or infinite): {bad}")
-    result = np.empty(raw.shape, dtype=np.int16 if whole else np.float32, order="F")
-    for k in range(raw.shape[2]):
-        result[..., k] = raw[..., k] * np.float64(slope) + inter
-    return result
-
-
-def _check_geometry(shape: tuple[int, ...], affine: np.ndarray) -> None:
-    """Refuse an affine or a size that no CT has."""
-    if not np.isfinite(affine).all():
-        raise ValueError(f"the affine holds {affine[~np.isfinite(affine)][0]}")
-    if np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise ValueError(f"the affine is singular (determinant {np.linalg.det(affine[:3, :3]):.3g})")
-    spacing = spacing_mm(affine)
-    sizes = " x ".join(f"{value:.4g}" for value in spacing)
-    low, high = VOXEL_SIZE_MM
-    if spacing.min() < low - 1e-4 or spacing.max() > high + 1e-4:
-        raise ValueError(f"voxels of {sizes} mm; expected {low} to {high:g} mm (is the unit mm?)")
-    if _shear_deg(affine) > MAX_SHEAR_DEG:
-        raise ValueError(f"axes are sheared by {_shear_deg(affine):.1f} degrees (a tilted gantry?); resample it first")
-    extent = np.array(shape) * spacing
-    if extent.min() < MIN_EXTENT_MM:
-        raise ValueError(f"only {extent.min():.3g} mm along one axis; at least {MIN_EXTENT_MM:g} mm are needed")
-
-
-def _shear_deg(affine: np.ndarray) -> float:
-    """Return by how many degrees the array axes differ most from being at right angles."""
-    axes = affine[:3, :3] / spacing_mm(affine)
-    return float(np.degrees(np.arcsin(np.clip(np.abs(np.triu(axes.T @ axes, 1)).max(), 0, 1))))
+    if suffix.startswith(".nii"):
+        stated = nifti.read_header(path, repair=repair)
+        return Header(scan_name(path), stated.shape, stated.affine, stated.dtype, path, stated.warnings)
+    header = itkfile.file_header(path)
+    return Header(scan_name(path), header.shape, header.affine, header.dtype, path)
 
 
 def _to_hounsfield(array: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

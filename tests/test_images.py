@@ -2,13 +2,15 @@
 
 import gzip
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from pipeline.images import InputError, find_scans, read_scan, scan_name, write_labels
+from pipeline.images import InputError, find_scans, read_header, read_scan, scan_name, write_labels
 
 # ITK's wrappers warn of their own types when they are loaded; as an error this ends the interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
@@ -212,12 +214,61 @@ def test_strong_gantry_tilt_is_refused(tmp_path):
         read_scan(save_dicom(tmp_path / "tilted", make_ct(), step=step))
 
 
-def test_one_missing_slice_is_warned_of(tmp_path):
-    scan = read_scan(save_dicom(tmp_path / "gap", make_ct(), keep=[k for k in range(18) if k != 8]))
-    # 17 slices over 51 mm, 3.1875 mm each: slice 7 (21 mm) is put at 22.3125 mm, slice 9 (27 mm) at 25.5 mm.
-    assert scan.array.shape == (34, 26, 17)
-    assert scan.warnings == ("DICOM slices are 3 to 6 mm apart, taken as even: positions may be off by 1.5 mm",)
-    assert np.linalg.norm(scan.affine[:3, 2]) == pytest.approx(51 / 16, abs=1e-5)
+def test_a_missing_slice_is_interpolated(tmp_path):
+    folder = save_dicom(tmp_path / "gap", make_ct(), keep=[k for k in range(18) if k != 8])
+    scan = read_scan(folder)
+    assert_marked(scan)
+    assert scan.affine == pytest.approx(AFFINE, abs=1e-4)
+    below, above = make_ct()[..., 7].astype(float), make_ct()[..., 9].astype(float)
+    np.testing.assert_array_equal(scan.array[..., 8], np.rint((below + above) / 2))
+    np.testing.assert_array_equal(np.delete(scan.array, 8, axis=2), np.delete(make_ct(), 8, axis=2))
+    place = "6 mm between slices 8 and 9, usually 3 mm"
+    assert scan.warnings == (f"repaired: DICOM slices missing: 1 ({place}); interpolated",)
+    assert scan.files[8] is None
+    assert [file.name for file in scan.files[6:8]] == ["1.2.3_93.dcm", "1.2.3_92.dcm"]  # 99 - k
+    with pytest.raises(InputError, match=f"gap: DICOM slices are missing: {place}"):
+        read_scan(folder, repair=False)
+
+
+def test_slightly_uneven_slices_are_taken_as_even(tmp_path):
+    folder = save_dicom(tmp_path / "uneven", make_ct(), keep=range(9))
+    save_dicom(folder, make_ct(), keep=range(9, 18), step=np.multiply((-1.92, 1.44, 1.8), 1.05))
+    # Slice 9 lies at 9 * 3.15 = 28.35 mm, the last at 53.55 mm; even would be 3.15 mm apart, slice 8 off by 1.2 mm.
+    scan = read_scan(folder)
+    assert scan.warnings == ("DICOM slices are 3 to 4.35 mm apart, taken as even: positions may be off by 1.2 mm",)
+    assert scan.affine[:3, 2] == pytest.approx(AFFINE[:3, 2] * 1.05, abs=1e-4)
+    with pytest.raises(InputError, match=r"uneven: DICOM slices are 3 to 4\.35 mm apart"):
+        read_scan(folder, repair=False)
+
+
+def test_a_localizer_in_the_series_is_left_out(tmp_path):
+    folder = save_dicom(tmp_path / "a", make_ct())
+    save_dicom(folder, make_ct()[:20, :20], keep=[17], step=(-2.5, 2, 3))
+    (folder / "1.2.3_82.dcm").rename(folder / "scout.dcm")
+    save_dicom(folder, make_ct(), keep=[17])
+    scan = read_scan(folder)
+    assert_marked(scan)
+    assert scan.warnings == ("DICOM slices left out because their size or orientation differs: 1",)
+
+
+def test_a_series_cut_short_is_warned_of(tmp_path):
+    folder = save_dicom(tmp_path / "a", make_ct(), keep=range(10), tags={"0020|1002": "18"})
+    assert read_scan(folder).warnings == ("the DICOM series states 18 images, but 10 are here: it may be cut short",)
+
+
+def test_a_series_takes_little_more_memory_than_its_voxels(tmp_path):
+    """ITK's own series reader peaks at three times the voxels."""
+    array = np.tile(make_ct(), (8, 8, 5))  # 272 x 208 x 90, 9.7 MiB
+    save_dicom(tmp_path / "a", array)
+    script = (
+        "import resource, sys; import numpy, itk; from pathlib import Path; from pipeline import dicom\n"
+        "stack = dicom.read_headers(Path(sys.argv[1])); dicom._read_slice(stack.files[0], stack.dtype)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); voxels = dicom.read_voxels(stack); print((peak() - before) * 1024 / voxels.nbytes)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert float(done.stdout) < 1.5
 
 
 def test_two_missing_slices_are_refused(tmp_path):
@@ -408,9 +459,83 @@ def test_extreme_voxels_are_accepted(tmp_path, size_mm):
     assert read_scan(save_nifti(tmp_path / "ct.nii.gz", array, affine)).affine == pytest.approx(affine)
 
 
-def test_slight_shear_is_accepted(tmp_path):
+def test_shear_of_a_tilted_gantry_is_kept(tmp_path):
     affine = with_linear([[1, 0, 0], [0, 2, 3 * np.tan(np.radians(4.9))], [0, 0, 3]])
-    assert read_scan(save_nifti(tmp_path / "ct.nii.gz", make_ct(), affine)).affine == pytest.approx(affine, abs=1e-6)
+    scan = read_scan(save_nifti(tmp_path / "ct.nii.gz", make_ct(), affine))
+    assert scan.affine == pytest.approx(affine, abs=1e-6)
+    assert scan.warnings == ()
+
+
+def test_shear_of_rounding_is_repaired(tmp_path):
+    """The directions j and k are 0.2 degrees too close: each is turned by 0.1 degree, the middle stays."""
+    half = np.radians(0.1)
+    sheared = with_linear([[1, 0, 0], [0, 2 * np.cos(half), 3 * np.sin(half)], [0, 2 * np.sin(half), 3 * np.cos(half)]])
+    path = save_nifti(tmp_path / "ct.nii.gz", make_ct(), sheared)
+    scan = read_scan(path)
+    assert scan.affine[:3, :3] == pytest.approx(np.diag([1.0, 2, 3]), abs=1e-6)
+    middle = [16.5, 12.5, 8.5, 1]
+    assert scan.affine @ middle == pytest.approx(sheared @ middle, abs=1e-5)
+    # The farthest voxel is 25 mm in j and 25.5 mm in k from the middle: 36 mm * 0.1 degree = 0.06 mm.
+    assert scan.warnings == ("repaired: axes 0.200 degrees off right angles, voxels moved by up to 0.06 mm",)
+    kept = read_scan(path, repair=False)
+    assert kept.affine == pytest.approx(sheared, abs=1e-5)
+    assert kept.warnings == ()
+
+
+def test_an_unusable_sform_gives_way_to_the_qform(tmp_path):
+    image = nib.Nifti1Image(make_ct(), AFFINE)
+    image.set_qform(AFFINE, code=1)
+    nib.save(image, tmp_path / "ct.nii")
+    content = bytearray((tmp_path / "ct.nii").read_bytes())
+    content[296:312] = content[280:296]  # the second row of the sform becomes the first
+    (tmp_path / "ct.nii").write_bytes(content)
+    scan = read_scan(tmp_path / "ct.nii")
+    assert_marked(scan)
+    assert scan.warnings == ("repaired: the sform is unusable, the qform was taken",)
+    with pytest.raises(InputError, match="affine is singular"):
+        read_scan(tmp_path / "ct.nii", repair=False)
+
+
+def test_meters_are_taken_to_millimeters(tmp_path):
+    image = nib.Nifti1Image(make_ct(), AFFINE)
+    image.set_sform(np.diag([0.001, 0.001, 0.001, 1]) @ AFFINE, code=1)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "ct.nii.gz")
+    scan = read_scan(tmp_path / "ct.nii.gz")
+    assert_marked(scan)
+    assert scan.warnings == ("repaired: the header's unit is meter, taken to mm",)
+    with pytest.raises(InputError, match="is the unit mm"):
+        read_scan(tmp_path / "ct.nii.gz", repair=False)
+
+
+@pytest.mark.parametrize("path", ["oblique.nii.gz", "oblique.nii", "oblique.mha", "series"])
+def test_headers_tell_what_reading_will_find(tmp_path, path):
+    import itk
+
+    if path == "series":
+        save_dicom(tmp_path / path, make_ct(), keep=[k for k in range(18) if k != 4])
+    elif path.endswith("mha"):
+        itk.imwrite(to_itk(make_ct()), str(tmp_path / path))
+    else:
+        save_nifti(tmp_path / path, make_ct())
+    header, scan = read_header(tmp_path / path), read_scan(tmp_path / path)
+    assert (header.name, header.shape, header.dtype) == (scan.name, SHAPE, np.int16)
+    np.testing.assert_array_equal(header.affine, scan.affine)
+    assert header.warnings == scan.warnings
+
+
+@pytest.mark.parametrize("name", ["huge.nii", "huge.nii.gz", "huge.mha", "huge.nrrd"])
+def test_a_header_that_promises_too_much_is_refused_at_once(tmp_path, name):
+    if ".nii" in name:
+        header = nib.Nifti1Image(make_ct(), AFFINE).header
+        header["dim"][1:4] = (3000, 3000, 3000)
+        content = header.binaryblock[:344] + b"n+1\0" + bytes(4) + bytes(1000)
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    else:
+        header = (MHA_LPS if name.endswith("mha") else NRRD_RAS).replace("34 26 18", "1500 1500 1500")
+        (tmp_path / name).write_bytes(header.encode() + bytes(1000))
+    with pytest.raises(InputError, match=rf"{name}: cannot be read: .*(more than any CT|do not fit into a file)"):
+        read_scan(tmp_path / name)
 
 
 def test_missing_file_and_unknown_suffix(tmp_path):
