@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Move a file or folder to where another may be; a folder's old contents go."""
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    old = target.with_name(f".{os.getpid()}.{target.name}.old")
+    os.replace(target, old)
+    os.replace(source, target)
+    shutil.rmtree(old)
 
 
 def write_json(path: Path, document: Any) -> None:

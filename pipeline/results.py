@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .documents import landmarks_document, read_document
 from .files import write_json
+from .formats import write_formats
 from .images import write_labels
 from .labelling import Labelling
 from .landmarks import write_csv
@@ -29,8 +30,10 @@ def warning_codes(output_dir: Path, name: str) -> list[str]:
     return [warning["code"] for warning in read_document(output_dir / f"{name}{SUFFIXES[-1]}")["warnings"]]
 
 
-def write_result(result: Result, output_dir: Path, versions: Mapping[str, str]) -> list[Path]:
-    """Write mask, landmarks and preview of one scan and return their paths.
+def write_result(
+    result: Result, output_dir: Path, versions: Mapping[str, str], formats: Sequence[str] = ()
+) -> list[Path]:
+    """Write mask, landmarks and preview of one scan, and exchange formats if asked for; return their paths.
 
     Raises:
         OSError: the folder cannot be written; then none of the files is left there.
@@ -55,7 +58,8 @@ def write_result(result: Result, output_dir: Path, versions: Mapping[str, str]) 
             scan_file=_seen_from(output_dir, scan.path),
         )
         write_json(document, content)
-        return publish([segmentation, csv, preview, document])
+        others = write_formats(staging, result, formats, versions)
+        return publish([*others, segmentation, csv, preview, document])
 
 
 @contextmanager
@@ -66,14 +70,16 @@ def staged(output_dir: Path, name: str) -> Iterator[tuple[Path, Callable[[Sequen
 
     def publish(files: Sequence[Path]) -> list[Path]:
         final = [output_dir / path.name for path in files]
-        before = {path: staging / f"before.{path.name}" for path in final if path.is_file()}
+        before = {path: staging / f"before.{path.name}" for path in final if path.exists()}
         for path, kept in before.items():
-            os.link(path, kept)
+            (os.replace if path.is_dir() else os.link)(path, kept)
         try:
             for source, target in zip(files, final, strict=True):
                 os.replace(source, target)
         except OSError:
             for path in final:
+                if path.is_dir():
+                    shutil.rmtree(path)
                 os.replace(before[path], path) if path in before else path.unlink(missing_ok=True)
             raise
         return final
