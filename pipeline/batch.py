@@ -1,133 +1,160 @@
-"""One scan or a folder of them: a bad scan is reported and never stops the others."""
+"""One scan or thousands: models loaded once, the next scan read and the last one written while one is computed.
+
+A bad scan is reported and never stops the others. The facts of every scan go to the manifest (`manifest`).
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .images import find_scans, read_scan, scan_name
-from .results import is_done, warning_codes, write_result
-from .run import STAGES, VertebraePipeline
+from . import manifest
+from .cohort import Loaded, Run, Settings, fail, open_journal, read_ahead, write
+from .memory import Budget, machine_gb, peak_gb, reset_peak
+from .results import is_done, warning_codes
+from .run import Result, VertebraePipeline
+from .sources import Source, find_sources, is_cohort
+from .timeout import check_available, time_limit
 
 
 def segment_scans(
-    source: Path,
-    output_dir: Path,
-    *,
-    device: str = "auto",
-    checkpoints: dict[str, Path],
-    overwrite: bool = False,
-    strict: bool = False,
+    source: str | Path, output_dir: Path, *, device: str, checkpoints: dict[str, Path], settings: Settings
 ) -> int:
-    """Segment a scan or every scan of a folder and return the exit code of the command.
+    """Segment every scan of a source (see `sources.find_sources`) and return the exit code of the command.
 
     Args:
-        source: a scan file, a DICOM series folder, or a folder of scans.
-        output_dir: where the results go; a scan whose results are complete there is skipped.
+        source: a scan, a folder, a list or a pattern.
+        output_dir: where the results go.
         device: see `VertebraePipeline`.
         checkpoints: see `VertebraePipeline`.
-        overwrite: redo scans that are complete.
-        strict: look at the warnings of every result, also of those that were complete before.
+        settings: see there.
 
     Returns:
-        0, or 1 if some scan of a folder failed, or 4 if none failed but some result carries a warning (`strict`).
+        0, or 1 if some scan of a cohort failed, or 4 if none failed but some result carries a warning (`strict`).
 
     Raises:
         ValueError: nothing to do, or the only scan cannot be used (`NoSpineFound` if it shows no spine).
         OSError: the output folder cannot be written.
     """
-    scans = find_scans(source)
-    _check_names(scans)
+    sources = find_sources(source)
+    if settings.timeout_s is not None:
+        check_available()
     _check_writable(output_dir)
-    waiting = [path for path in scans if overwrite or not is_done(output_dir, scan_name(path))]
-    if len(waiting) < len(scans):
-        print(f"{len(scans) - len(waiting)} of {len(scans)} already done in {output_dir} (--overwrite to redo)")
+    by_name = not settings.overwrite and not settings.resume
+    waiting = [item for item in sources if not (by_name and is_done(output_dir, item.name))]
+    if len(waiting) < len(sources):
+        print(f"{len(sources) - len(waiting)} of {len(sources)} already done in {output_dir} (--overwrite to redo)")
     if not waiting:
-        return _judge(scans, output_dir) if strict else 0
-    single = len(scans) == 1 and not _is_folder_of_scans(source, scans)
-    if single:
-        read_scan(scans[0])  # a bad scan is known at once, before any network is loaded
-    pipeline = VertebraePipeline(device, checkpoints)
-    failures: dict[Path, str] = {}
-    with tqdm(total=len(waiting) * len(STAGES), unit="stage", disable=None) as bar:
-        for path in waiting:
+        return _judge(sources, output_dir) if settings.strict else 0
+    run = Run(output_dir, settings, not is_cohort(source, sources), Budget(settings.max_memory_gb or machine_gb()))
+    if run.journal:
+        open_journal(run, device, checkpoints)
+    try:
+        count = _work(run, waiting, lambda: VertebraePipeline(device, checkpoints))
+    finally:
+        run.budget.open()
+        if run.journal:
+            manifest.write_manifest(output_dir, [item.name for item in sources])
+    failed = _summarize(count, run.failures)
+    return _judge(sources, output_dir) if settings.strict and not failed else failed
+
+
+def _work(run: Run, waiting: list[Source], load: Callable[[], VertebraePipeline]) -> int:
+    """Compute what is read ahead and hand it to the writer; return how many scans were not already done."""
+    pipeline, count, begun, unwritten = None, 0, time.monotonic(), None
+    with ThreadPoolExecutor(1) as writer, tqdm(total=len(waiting), unit="scan", disable=None) as bar:
+        for loaded in read_ahead(run, waiting):
+            if loaded.unchanged:
+                bar.total -= 1
+                continue
+            count += 1
+            if pipeline is None and not loaded.error:
+                pipeline = load()
+            left_s = (time.monotonic() - begun) / count * (bar.total - count)
+            progress = "" if run.single else f"[{count}/{bar.total}, {_duration(left_s)} left] "
             try:
-                _segment_one(pipeline, path, output_dir, bar)
+                task = _compute(run, pipeline, loaded, bar, progress)
             except Exception as error:  # whatever it is, the other scans must run
-                if single and not _out_of_memory(error):
-                    raise
-                failures[path] = describe(path, error)
-                bar.update(len(STAGES) - bar.n % len(STAGES) if bar.n % len(STAGES) else len(STAGES))
-    failed = _summarize(len(waiting), failures)
-    return _judge(scans, output_dir) if strict and not failed else failed
+                fail(run, loaded, error)
+            else:
+                _finish(run, unwritten)  # one scan at most waits to be written
+                unwritten = loaded, writer.submit(task)
+                del task
+            bar.update(1)
+        _finish(run, unwritten)
+    if count < len(waiting):
+        print(f"{len(waiting) - count} of {len(waiting)} unchanged since they were done")
+    return count
 
 
-def _segment_one(pipeline: VertebraePipeline, path: Path, output_dir: Path, bar: tqdm) -> None:
-    bar.set_description(f"{scan_name(path)}: reading")
-    begun = False
+def _compute(
+    run: Run, pipeline: VertebraePipeline | None, loaded: Loaded, bar: tqdm, progress: str
+) -> Callable[[], None]:
+    """Run the three stages on a scan that was read, or raise what kept it from being read; return how to write it."""
+    name = loaded.source.name
+    if loaded.error or pipeline is None or loaded.scan is None:
+        raise loaded.error or RuntimeError("nothing was read")
+    if run.journal:
+        started = {"name": name, "status": manifest.STARTED, "sha256": loaded.record["sha256"]}
+        manifest.append_record(run.output_dir, started)
+    reset_peak()
+    with time_limit(run.settings.timeout_s, str(loaded.source.path)):
+        result = pipeline(loaded.scan, lambda stage: bar.set_description(f"{name}: {stage}"))
+    loaded.record["peak_memory_gb"] = round(peak_gb(), 2)
+    return partial(_write, run, loaded, result, pipeline.versions, progress)
 
-    def announce(stage: str) -> None:
-        nonlocal begun
-        bar.update(int(begun))
-        begun = True
-        bar.set_description(f"{scan_name(path)}: {stage}")
 
-    result = pipeline(path, announce)
-    write_result(result, output_dir, pipeline.versions)
-    bar.update(1)
-    names = [vertebra.name for vertebra in result.labelling.vertebrae]
-    seconds = sum(result.seconds.values())
-    tqdm.write(f"{scan_name(path)}: {len(names)} vertebrae, {names[0]} to {names[-1]}, {seconds:.0f} s")
-    for warning in result.warnings:
+def _write(run: Run, loaded: Loaded, result: Result, versions: dict[str, str], progress: str) -> None:
+    """Write one scan's results and say what was found."""
+    record = write(run, loaded, result, versions)
+    found, seconds = record["vertebrae"], sum(result.seconds.values())
+    tqdm.write(f"{progress}{loaded.source.name}: {len(found)} vertebrae, {found[0]} to {found[-1]}, {seconds:.0f} s")
+    for warning in record["warnings"]:
         tqdm.write(f"  warning: {warning}")
 
 
-def describe(path: Path, error: Exception) -> str:
-    """Return one sentence on why a scan failed; an error that is not about the input names its type and the scan."""
-    text = " ".join(str(error).split())
-    if _out_of_memory(error):
-        return f"{path}: not enough memory for this scan: {text or 'out of memory'}"
-    return text if isinstance(error, ValueError) else f"{path}: {type(error).__name__}: {text}"
+def _finish(run: Run, unwritten: tuple[Loaded, Future[None]] | None) -> None:
+    """Wait until a scan is written; a failure there is the scan's."""
+    if unwritten is None:
+        return
+    loaded, future = unwritten
+    try:
+        future.result()
+    except Exception as error:
+        fail(run, loaded, error)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means too little memory, on the computer or on the GPU."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _duration(seconds: float) -> str:
+    """Return a duration to read, such as `3 h 5 min`, `12 min` or `40 s`."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
-def _summarize(count: int, failures: dict[Path, str]) -> int:
+def _summarize(count: int, failures: list[str]) -> int:
     """Print what failed, if anything, and return the exit code."""
-    for reason in failures.values():
+    for reason in failures:
         print(f"vertebrae: {reason}", file=sys.stderr)
     if failures:
         print(f"vertebrae: {len(failures)} of {count} scans failed", file=sys.stderr)
     return int(bool(failures))
 
 
-def _judge(scans: list[Path], output_dir: Path) -> int:
+def _judge(sources: list[Source], output_dir: Path) -> int:
     """Print which results carry warnings, if any, and return the exit code of `--strict`."""
-    doubtful = {name: codes for name in map(scan_name, scans) if (codes := warning_codes(output_dir, name))}
+    doubtful = {item.name: codes for item in sources if (codes := warning_codes(output_dir, item.name))}
     for name, codes in doubtful.items():
         print(f"vertebrae: {name}: {len(codes)} warnings: {', '.join(dict.fromkeys(codes))}", file=sys.stderr)
     return 4 if doubtful else 0
-
-
-def _is_folder_of_scans(source: Path, scans: list[Path]) -> bool:
-    return scans != [Path(source)]
-
-
-def _check_names(scans: list[Path]) -> None:
-    """Refuse two scans whose results would have the same name."""
-    seen: dict[str, Path] = {}
-    for path in scans:
-        name = scan_name(path)
-        if name in seen:
-            raise ValueError(f"{seen[name]} and {path} have the same name {name!r}; their results would collide")
-        seen[name] = path
 
 
 def _check_writable(folder: Path) -> None:

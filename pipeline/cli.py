@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vertebrae {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    segment = commands.add_parser("segment", help="segment a scan, a DICOM folder or a folder of scans")
+    segment = commands.add_parser("segment", help="segment a scan or a cohort: a folder, a list or a pattern")
     segment.set_defaults(command=_segment)
-    segment.add_argument("input", type=Path, help="NIfTI, NRRD or MHA file, DICOM series folder, or folder of scans")
+    segment.add_argument("input", help="NIfTI, NRRD or MHA file, DICOM folder, folder of scans, LIST.csv or 'PATTERN'")
     segment.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     segment.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     for stage in STAGES:
@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         segment.add_argument(option, dest=stage, type=Path, metavar="CHECKPOINT", help=f"other weights for {stage}")
     segment.add_argument("--overwrite", action="store_true", help="redo scans whose results are already there")
     segment.add_argument("--strict", action="store_true", help="exit with 4 if any result carries a warning")
+    segment.add_argument("--resume", action="store_true", help="redo what is new, has changed or failed, nothing else")
+    segment.add_argument("--formats", default="nifti,csv,json", help="also ctd, mrk, dicomseg, rtstruct, per-vertebra")
+    segment.add_argument("--timeout", type=float, metavar="SECONDS", help="give a scan up after this")
+    segment.add_argument("--max-memory", type=float, metavar="GB", help="refuse scans that need more")
+    segment.add_argument(
+        "--no-repair", action="store_true", help="take slightly broken geometry as it is, or refuse it"
+    )
 
     relabel = commands.add_parser("relabel", help="correct the names of a result by hand, without running a network")
     relabel.set_defaults(command=_relabel)
@@ -99,15 +106,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _segment(options: argparse.Namespace) -> int:
     from .batch import segment_scans
+    from .cohort import Settings
+    from .formats import parse_formats
 
-    checkpoints = {stage: getattr(options, stage) for stage in STAGES if getattr(options, stage)}
-    return segment_scans(
-        options.input,
-        options.output,
-        device=options.device,
-        checkpoints=checkpoints,
+    for name in ("timeout", "max_memory"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value:g}: expected more than 0")
+    settings = Settings(
         overwrite=options.overwrite,
         strict=options.strict,
+        resume=options.resume,
+        formats=parse_formats(options.formats),
+        timeout_s=options.timeout,
+        max_memory_gb=options.max_memory,
+        repair=not options.no_repair,
+    )
+    checkpoints = {stage: getattr(options, stage) for stage in STAGES if getattr(options, stage)}
+    return segment_scans(
+        options.input, options.output, device=options.device, checkpoints=checkpoints, settings=settings
     )
 
 

@@ -55,7 +55,7 @@ class _Slice:
 
 def is_series(folder: Path) -> bool:
     """Return whether a folder directly holds DICOM files (other than our own results)."""
-    return folder.is_dir() and any(_is_dicom(file) for file in sorted(folder.iterdir()))
+    return folder.is_dir() and any(is_dicom(file) for file in sorted(folder.iterdir()))
 
 
 def read_headers(folder: Path, *, repair: bool = True) -> Stack:
@@ -109,7 +109,7 @@ def read_voxels(stack: Stack) -> np.ndarray:
     return array
 
 
-def _is_dicom(file: Path) -> bool:
+def is_dicom(file: Path) -> bool:
     """Tell a DICOM file by the mark after its preamble; the index file DICOMDIR is none, nor are our own results."""
     if not file.is_file() or file.name.startswith(".") or file.name == "DICOMDIR" or file.name.endswith(OURS):
         return False
@@ -134,7 +134,7 @@ def _choose_series(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     if len(series) > 1:
         sizes = ", ".join(f"{modality or 'unnamed'} of {len(files)}" for modality, files in ranked)
         warnings.append(f"{len(series)} DICOM series ({sizes} slices): the CT series of {len(usable[0])} was read")
-    lost = sum(_is_dicom(file) for file in folder.iterdir()) - sum(len(files) for files in series)
+    lost = sum(is_dicom(file) for file in folder.iterdir()) - sum(len(files) for files in series)
     if lost > 0:
         warnings.append(f"DICOM files left out, damaged or no images: {lost}")
     return usable[0], tuple(warnings)

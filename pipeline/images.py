@@ -106,7 +106,11 @@ def read_scan(path: Path, *, repair: bool = True) -> Scan:
     Raises:
         InputError: there is no such file, it cannot be read, or it is not a CT that can be used.
     """
-    header = read_header(path, repair=repair)
+    return read_voxels(read_header(path, repair=repair))
+
+
+def read_voxels(header: Header) -> Scan:
+    """Read the voxels that belong to a header; see `read_scan`."""
     path = header.path
     try:
         if header.stack:
@@ -136,11 +140,16 @@ def find_scans(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    found = [entry for entry in inside if entry.is_file() and _suffix(entry) and not entry.match(_OURS)]
+    found = [entry for entry in inside if is_scan_file(entry)]
     found += [folder for folder in (path, *inside) if dicom.is_series(folder)]
     if not found:
         raise InputError(f"{path}: no scan in this folder; expected {', '.join(SUFFIXES)} files or a DICOM series")
     return sorted(found)
+
+
+def is_scan_file(path: Path) -> bool:
+    """Tell by its name whether a file may be a scan, and is not one of our own masks."""
+    return path.is_file() and bool(_suffix(path)) and not path.name.startswith(".") and not path.match(_OURS)
 
 
 def scan_name(path: Path) -> str:

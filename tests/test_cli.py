@@ -246,7 +246,9 @@ def test_a_bad_scan_in_a_folder_does_not_stop_the_others(scan, oracle, tmp_path,
     assert [line for line in failed if "a_flat.nii.gz: 2-D image" in line]
     assert [line for line in failed if "c_coarse.nii.gz: voxels of 8" in line]
     assert "2 of 3" in failed[-1]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"b_good{suffix}" for suffix in SUFFIXES]
+    journal = ["a_flat_error.txt", "c_coarse_error.txt", "manifest.csv", "manifest.jsonl"]
+    expected = sorted([*(f"b_good{suffix}" for suffix in SUFFIXES), *journal])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
 
 
 def test_finished_scans_are_skipped_unless_told(results, oracle, capsys):

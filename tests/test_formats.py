@@ -1,6 +1,7 @@
 """Formats that any scan can have: each is read back by another library, on all 48 axis orders, straight and oblique."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -111,4 +112,4 @@ def test_a_missing_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("name", ["dicomseg", "rtstruct"])
 def test_dicom_results_need_a_dicom_scan(name):
     with pytest.raises(ValueError, match=rf"case\.nii\.gz: format '{name}' needs a DICOM series"):
-        check_source(make_scan("RAS", False), (name,))
+        check_source(Path("case.nii.gz"), False, (name,))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..images import Scan
     from ..run import Result
 
 STANDARD = ("nifti", "csv", "json")  # always written, by `results`
@@ -38,17 +37,16 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return wanted
 
 
-def check_source(scan: Scan, formats: Sequence[str]) -> None:
+def check_source(path: Path, is_dicom: bool, formats: Sequence[str]) -> None:
     """Raise `ValueError` if a format refers to DICOM images and the scan has none; known before hours of work."""
-    if not scan.files:
-        for name in formats:
-            if name in NEED_DICOM:
-                raise ValueError(f"{scan.path}: format {name!r} needs a DICOM series as input")
+    for name in formats:
+        if name in NEED_DICOM and not is_dicom:
+            raise ValueError(f"{path}: format {name!r} needs a DICOM series as input")
 
 
 def write_formats(folder: Path, result: Result, formats: Sequence[str], versions: dict[str, str]) -> list[Path]:
     """Write every format into a folder and return the paths of what was written."""
-    check_source(result.scan, formats)
+    check_source(result.scan.path, bool(result.scan.files), formats)
     return [path for name in formats for path in _writer(name)(folder, result, versions)]
 
 
