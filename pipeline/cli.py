@@ -74,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     relabel.add_argument("--drop", action="store_true", help="let vertebrae go that fit no more, with their masks")
     relabel.add_argument("--scan", type=Path, help="the scan, if it no longer lies where the result says")
 
+    check = commands.add_parser("check", help="say what scans are, and what is wrong with them, before segmenting")
+    check.set_defaults(command=_check)
+    check.add_argument("input", help="as for segment")
+    check.add_argument("--json", action="store_true", help="one JSON document a line")
+    check.add_argument("--quick", action="store_true", help="do not look for the spine with the networks")
+    check.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    check.add_argument("--no-repair", action="store_true", help="leave slightly broken geometry as it is, or refuse it")
+
     phantom = commands.add_parser("phantom", help="make synthetic CT scans with exact masks and landmarks")
     phantom.set_defaults(command=_phantom)
     phantom.add_argument("--out", type=Path, required=True, help="data folder to write")
@@ -99,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--require", action="append", default=[], metavar="BAR", help="such as 'id_rate>=0.95'")
     evaluate.add_argument("--count-missing", action="store_true", help="a true scan without prediction is all missed")
     evaluate.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    for command in (segment, relabel, phantom, demo, evaluate):
+    for command in commands.choices.values():
         command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
     return parser
 
@@ -141,6 +149,14 @@ def _relabel(options: argparse.Namespace) -> int:
     )
     print(line)
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .run import VertebraePipeline
+    from .triage import check_scans
+
+    load = None if options.quick else lambda: VertebraePipeline(options.device)
+    return check_scans(options.input, load, repair=not options.no_repair, as_json=options.json)
 
 
 def _phantom(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .itkfile import LPS_TO_RAS, TAGS, file_header, read_file, stated_tags
+from .itkfile import LPS_TO_RAS, SMALL, TAGS, file_header, read_file, stated_tags
 
 MAX_GAP_MM = 7.0  # the coarsest voxels accepted: a vertebra cannot hide in a gap of this width
 OURS = ("_segmentation.dcm", "_rtstruct.dcm")  # what `formats` writes
@@ -173,7 +173,7 @@ def _read_slice_header(file: Path) -> _Slice:
         raise ValueError(f"the DICOM slice {file.name} has the position {tags['position']}")
     size = (int(image_io.GetDimensions(0)), int(image_io.GetDimensions(1)))
     kind = image_io.GetComponentTypeAsString(image_io.GetComponentType())
-    dtype = np.dtype(np.int16 if kind in ("char", "unsigned_char", "short") else np.float32)
+    dtype = np.dtype(np.int16 if kind in SMALL else np.float32)
     return _Slice(file, size, in_plane[:3], position_mm, dtype, tags)
 
 

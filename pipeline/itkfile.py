@@ -13,6 +13,7 @@ import numpy as np
 
 from .geometry import check_size
 
+SMALL = ("char", "unsigned_char", "short")  # types whose every value fits int16
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 TAGS = {
     "modality": "0008|0060",
@@ -41,6 +42,7 @@ def file_header(path: Path) -> ItkHeader:
         ValueError: ITK cannot read it, it is no volume of one number per voxel, or it promises more than it can hold.
     """
     image_io = _information(path)
+    kind = _kind(image_io)
     shape = tuple(int(image_io.GetDimensions(axis)) for axis in range(image_io.GetNumberOfDimensions()))
     size = " x ".join(str(n) for n in shape)
     if image_io.GetNumberOfComponents() != 1:
@@ -56,7 +58,7 @@ def file_header(path: Path) -> ItkHeader:
     for axis in range(3):
         affine[:3, axis] = np.array(image_io.GetDirection(axis))[:3] * image_io.GetSpacing(axis)
         affine[axis, 3] = image_io.GetOrigin(axis)
-    dtype = np.dtype(np.int16 if _kind(image_io) in ("char", "unsigned_char", "short") else np.float32)
+    dtype = np.dtype(np.int16 if kind in SMALL else np.float32)
     return ItkHeader(shape[:3], LPS_TO_RAS @ affine, dtype, stated_tags(image_io))  # type: ignore[arg-type]
 
 
@@ -65,7 +67,7 @@ def read_file(path: Path) -> np.ndarray:
     import itk
 
     image_io = _information(path)
-    pixel = itk.SS if _kind(image_io) in ("char", "unsigned_char", "short") else itk.F
+    pixel = itk.SS if _kind(image_io) in SMALL else itk.F
     dimensions = 4 if image_io.GetNumberOfDimensions() > 3 else 3
     try:
         reader = itk.ImageFileReader[itk.Image[pixel, dimensions]].New(FileName=str(path), ImageIO=image_io)
@@ -84,7 +86,11 @@ def stated_tags(image_io: Any) -> dict[str, str]:
 
 
 def _kind(image_io: Any) -> str:
-    return image_io.GetComponentTypeAsString(image_io.GetComponentType())
+    """Return ITK's name of the type of a voxel's number, such as `"short"`."""
+    kind = image_io.GetComponentTypeAsString(image_io.GetComponentType())
+    if kind == "unknown":
+        raise ValueError(_DAMAGED)
+    return kind
 
 
 def _information(path: Path) -> Any:
