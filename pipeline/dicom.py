@@ -164,9 +164,10 @@ def _read_slice_header(file: Path) -> _Slice:
     """Read position, orientation, size and type of one slice."""
     image_io = _information(file)
     tags = stated_tags(image_io)
-    for name in ("position", "orientation"):
+    for name in ("position", "orientation", "pixel_spacing"):
         if name not in tags:
-            raise ValueError(f"the DICOM slice {file.name} states no {name} (tag {TAGS[name].replace('|', ',')})")
+            what = f"{name.replace('_', ' ')} (tag {TAGS[name].replace('|', ',')})"
+            raise ValueError(f"the DICOM slice {file.name} states no {what}")
     in_plane = np.array([np.array(image_io.GetDirection(axis)) * image_io.GetSpacing(axis) for axis in (0, 1)]).T
     position_mm = np.array([float(number) for number in tags["position"].split("\\")])
     if position_mm.shape != (3,) or not np.isfinite(position_mm).all():
@@ -206,7 +207,7 @@ def _count_steps(along_mm: np.ndarray, *, repair: bool) -> tuple[list[int], tupl
     if steps_mm.min() < 0.01:
         at = int(steps_mm.argmin())
         raise ValueError(f"the DICOM slices {at + 1} and {at + 2} share one place or are out of order")
-    counts = np.maximum(np.rint(steps_mm / usual_mm), 1).astype(int)
+    counts = np.clip(np.rint(steps_mm / usual_mm), 1, 1e6).astype(int)
     at, missing = int(steps_mm.argmax()), int((counts - 1).sum())
     place = f"{steps_mm[at]:.4g} mm between slices {at + 1} and {at + 2}, usually {usual_mm:.4g} mm"
     if missing and (not repair or steps_mm.max() > MAX_GAP_MM or np.abs(steps_mm - counts * usual_mm).max() > 0.3):

@@ -20,6 +20,7 @@ TAGS = {
     "patient_position": "0018|5100",
     "position": "0020|0032",
     "orientation": "0020|0037",
+    "pixel_spacing": "0028|0030",
     "images_in_acquisition": "0020|1002",
 }
 _DAMAGED = "cannot be read; the file is damaged, cut short, not what its suffix says, or its data file is missing"
@@ -45,6 +46,8 @@ def file_header(path: Path) -> ItkHeader:
     kind = _kind(image_io)
     shape = tuple(int(image_io.GetDimensions(axis)) for axis in range(image_io.GetNumberOfDimensions()))
     size = " x ".join(str(n) for n in shape)
+    if not shape:
+        raise ValueError(_DAMAGED)
     if image_io.GetNumberOfComponents() != 1:
         raise ValueError(f"{image_io.GetNumberOfComponents()} values per voxel; expected one")
     if len(shape) > 3 and max(shape[3:]) > 1:

@@ -11,13 +11,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 
 from .geometry import VOXEL_SIZE_MM, check_size
 from .spaces import spacing_mm
 
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, OverflowError, MemoryError)
-_MM_OF_UNIT = {"meter": 1000.0, "micron": 0.001}
+_UNITS = {1: ("meter", 1000.0), 3: ("micron", 0.001)}  # by code: name and mm
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ def read_header(path: Path, *, repair: bool = True) -> NiftiHeader:
         repair: use the qform where the sform is unusable, and the unit the header states where mm are impossible.
     """
     try:
-        image: Any = nib.load(path)
+        with LoggingOutputSuppressor():  # what nibabel corrects in silence needs no lines on the screen
+            image: Any = nib.load(path)
         dtype, shape = image.get_data_dtype(), tuple(int(n) for n in image.shape)
         affine, warnings = _affine(image, repair=repair)
     except _UNREADABLE as error:
         raise ValueError(_reason(path, error)) from error
     _one_volume(shape, dtype)
-    compressed = path.name.lower().endswith(".gz")
-    check_size(shape, dtype.itemsize, path.stat().st_size, compressed=compressed)
+    check_size(shape, dtype.itemsize, path.stat().st_size, compressed=_is_packed(path))
     small = dtype.kind in "iu" and dtype.itemsize <= 2 and image.dataobj.slope == 1
     return NiftiHeader(shape[:3], affine, np.dtype(np.int16 if small else np.float32), warnings)  # type: ignore[arg-type]
 
@@ -56,8 +57,8 @@ def read_voxels(path: Path) -> np.ndarray:
     The file is read to its very end, where gzip keeps its checksum.
     """
     try:
-        kind: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
-        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
+        with LoggingOutputSuppressor(), gzip.open(path) if _is_packed(path) else open(path, "rb") as stream:
+            kind: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
             image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)}, mmap=False)
             raw = np.asarray(image.dataobj.get_unscaled())
             while stream.read(2**20):
@@ -111,11 +112,15 @@ def _affine(image: Any, *, repair: bool) -> tuple[np.ndarray, tuple[str, ...]]:
     if repair and int(header["sform_code"]) and int(header["qform_code"]) and not _usable(affine):
         affine = np.array(header.get_qform(), dtype=np.float64)
         warnings.append("repaired: the sform is unusable, the qform was taken")
-    unit = _MM_OF_UNIT.get(header.get_xyzt_units()[0], 1.0)
-    if repair and unit != 1.0 and np.isfinite(affine).all() and not _plausible(affine) and _plausible(affine * unit):
+    name, unit = _UNITS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    if repair and name and np.isfinite(affine).all() and not _plausible(affine) and _plausible(affine * unit):
         affine[:3] *= unit
-        warnings.append(f"repaired: the header's unit is {header.get_xyzt_units()[0]}, taken to mm")
+        warnings.append(f"repaired: the header's unit is {name}, taken to mm")
     return affine, tuple(warnings)
+
+
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _usable(affine: np.ndarray) -> bool:
@@ -128,4 +133,7 @@ def _plausible(affine: np.ndarray) -> bool:
 
 
 def _reason(path: Path, error: Exception) -> str:
+    """Return one line on why a file cannot be read."""
+    if isinstance(error, zlib.error):
+        return "cannot be read (the compressed data are damaged)"
     return f"cannot be read ({' '.join(str(error).replace(str(path), path.name).split())[:150]})"
