@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from . import manifest
 from .cohort import Loaded, Run, Settings, fail, open_journal, read_ahead, write
-from .memory import Budget, machine_gb, peak_gb, reset_peak
+from .memory import BASE_GB, Budget, machine_gb, peak_gb, reset_peak
 from .results import is_done, warning_codes
 from .run import Result, VertebraePipeline
 from .sources import Source, find_sources, is_cohort
@@ -54,7 +54,8 @@ def segment_scans(
         print(f"{len(sources) - len(waiting)} of {len(sources)} already done in {output_dir} (--overwrite to redo)")
     if not waiting:
         return _judge(sources, output_dir) if settings.strict else 0
-    run = Run(output_dir, settings, not is_cohort(source, sources), Budget(settings.max_memory_gb or machine_gb()))
+    limit_gb = settings.max_memory_gb or machine_gb()
+    run = Run(output_dir, settings, not is_cohort(source, sources), limit_gb, Budget(limit_gb - BASE_GB))
     if run.journal:
         open_journal(run, device, checkpoints)
     try:

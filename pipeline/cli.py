@@ -1,7 +1,7 @@
 """The command `vertebrae`: arguments in, exit code out; the work is done by the modules it calls.
 
-Exit codes: 0 = done, 1 = some scans of a folder failed, 2 = bad input, 3 = no spine found, 4 = the results were written, but
-carry warnings (--strict) or miss a bar (--require).
+Exit codes: 0 = done, 1 = some scans of a folder failed, 2 = bad input, 3 = no spine found, 4 = the results were written
+but carry warnings (--strict) or miss a bar (--require).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("nibabel").setLevel(logging.ERROR)  # it tells of every header field that it corrects
     try:
         return options.command(options)
     except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ from . import __version__, manifest
 from .files import atomic_path, remove_leftovers
 from .formats import check_source
 from .images import InputError, Scan, read_header, read_voxels
-from .memory import Budget, forecast_gb
+from .memory import BASE_GB, Budget, forecast_gb
 from .results import write_result
 from .run import Result
 from .sources import Source, content_sha256
@@ -54,7 +54,7 @@ class Loaded:
     scan: Scan | None = None
     error: Exception | None = None
     unchanged: bool = False
-    memory_gb: float = 0.0
+    memory_gb: float = 0.0  # held of the budget
 
 
 @dataclass
@@ -65,7 +65,8 @@ class Run:
         output_dir: where the results go.
         settings: as given.
         single: one scan was meant; its error is the command's.
-        budget: keeps the scans in memory below the limit.
+        limit_gb: of memory.
+        budget: keeps the scans in memory below it, what every run needs taken off.
         facts: what the manifest states of every scan.
         records: of earlier runs, by name.
         started: how often a scan was begun and never ended.
@@ -75,6 +76,7 @@ class Run:
     output_dir: Path
     settings: Settings
     single: bool
+    limit_gb: float
     budget: Budget
     facts: manifest.Record = field(default_factory=dict)
     records: dict[str, manifest.Record] = field(default_factory=dict)
@@ -156,12 +158,12 @@ def _read(run: Run, loaded: Loaded) -> None:
     check_source(source.path, header.stack is not None, run.settings.formats)
     need_gb = forecast_gb(header.shape, header.dtype)
     loaded.record["forecast_gb"] = round(need_gb, 2)
-    if need_gb > run.budget.limit_gb:
+    if need_gb > run.limit_gb:
         size = " x ".join(str(n) for n in header.shape)
-        limit = f"{run.budget.limit_gb:.1f} GB ({'--max-memory' if run.settings.max_memory_gb else 'this machine'})"
+        limit = f"{run.limit_gb:.1f} GB ({'--max-memory' if run.settings.max_memory_gb else 'this machine'})"
         raise InputError(f"{source.path}: {size} voxels need about {need_gb:.1f} GB of memory, more than {limit}")
-    run.budget.enter(need_gb)
-    loaded.memory_gb = need_gb
+    run.budget.enter(need_gb - BASE_GB)
+    loaded.memory_gb = need_gb - BASE_GB
     loaded.scan = replace(read_voxels(header), name=source.name)
 
 

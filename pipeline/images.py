@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from . import dicom, itkfile, nifti
@@ -168,6 +167,8 @@ def write_labels(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
         labels: `(I, J, K)` uint8.
         affine: `(4, 4)`, voxel index to RAS+ mm.
     """
+    import nibabel as nib
+
     if labels.ndim != 3 or labels.dtype != np.uint8:
         raise ValueError(f"labels are {labels.ndim}-D {labels.dtype}; expected 3-D uint8")
     image = nib.Nifti1Image(labels, affine)

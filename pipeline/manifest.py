@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ COLUMNS = (
 )
 
 Record = dict[str, Any]
+_LOCK = threading.Lock()  # the writer's lines and those of the main thread must not mix
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Record], dict[str, int]]:
@@ -68,15 +70,17 @@ def open_manifest(folder: Path) -> None:
 
 def append_record(folder: Path, record: Record) -> None:
     """Add one line and make sure that it is on the disk."""
-    with open(folder / JOURNAL, "a") as stream:
+    with _LOCK, open(folder / JOURNAL, "a") as stream:
         stream.write(json.dumps(record, allow_nan=False) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
 
 
 def write_manifest(folder: Path, names: Sequence[str]) -> None:
-    """Rewrite the manifest, one line per scan: those named, in their order, then others of earlier runs."""
+    """Rewrite the manifest, one line per scan: those named, in their order, then others of earlier runs; if any."""
     records, _ = read_manifest(folder)
+    if not records:
+        return
     order = [name for name in names if name in records] + sorted(set(records) - set(names))
     with atomic_path(folder / JOURNAL) as temporary:
         temporary.write_text("".join(json.dumps(records[name], allow_nan=False) + "\n" for name in order))

@@ -1,4 +1,7 @@
-"""Reading NIfTI. Everything raises `ValueError` with a reason that does not name the file."""
+"""Reading NIfTI. Everything raises `ValueError` with a reason that does not name the file.
+
+nibabel is imported late, because it brings pydicom along where that is installed.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.spatialimages import HeaderDataError
 
 from .geometry import VOXEL_SIZE_MM, check_size
 from .spaces import spacing_mm
 
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, OverflowError, MemoryError)
 _UNITS = {1: ("meter", 1000.0), 3: ("micron", 0.001)}  # by code: name and mm
 
 
@@ -38,12 +36,13 @@ def read_header(path: Path, *, repair: bool = True) -> NiftiHeader:
         path: the file.
         repair: use the qform where the sform is unusable, and the unit the header states where mm are impossible.
     """
+    import nibabel as nib
+
     try:
-        with LoggingOutputSuppressor():  # what nibabel corrects in silence needs no lines on the screen
-            image: Any = nib.load(path)
+        image: Any = nib.load(path)
         dtype, shape = image.get_data_dtype(), tuple(int(n) for n in image.shape)
         affine, warnings = _affine(image, repair=repair)
-    except _UNREADABLE as error:
+    except _unreadable() as error:
         raise ValueError(_reason(path, error)) from error
     _one_volume(shape, dtype)
     check_size(shape, dtype.itemsize, path.stat().st_size, compressed=_is_packed(path))
@@ -56,14 +55,16 @@ def read_voxels(path: Path) -> np.ndarray:
 
     The file is read to its very end, where gzip keeps its checksum.
     """
+    import nibabel as nib
+
     try:
-        with LoggingOutputSuppressor(), gzip.open(path) if _is_packed(path) else open(path, "rb") as stream:
-            kind: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
+        kind: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
+        with gzip.open(path) if _is_packed(path) else open(path, "rb") as stream:
             image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)}, mmap=False)
             raw = np.asarray(image.dataobj.get_unscaled())
             while stream.read(2**20):
                 pass
-    except _UNREADABLE as error:
+    except _unreadable() as error:
         raise ValueError(_reason(path, error)) from error
     return compact(raw.reshape(raw.shape[:3], order="F"), image.dataobj.slope, image.dataobj.inter)
 
@@ -117,6 +118,14 @@ def _affine(image: Any, *, repair: bool) -> tuple[np.ndarray, tuple[str, ...]]:
         affine[:3] *= unit
         warnings.append(f"repaired: the header's unit is {name}, taken to mm")
     return affine, tuple(warnings)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """Return what reading a damaged file can raise."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    return OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, OverflowError, MemoryError
 
 
 def _is_packed(path: Path) -> bool:

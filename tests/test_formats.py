@@ -1,6 +1,8 @@
 """Formats that any scan can have: each is read back by another library, on all 48 axis orders, straight and oblique."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -101,12 +103,20 @@ def test_formats_are_parsed():
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "highdicom", None)
     monkeypatch.delitem(sys.modules, "pipeline.formats.dicomseg", raising=False)
     with pytest.raises(ValueError, match=r"'dicomseg' needs the package highdicom: pip install '.*\[dicom\]'"):
         parse_formats("dicomseg")
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; from pipeline.cli import _parser; _parser().format_help()\n"
+        "print([name for name in ('torch', 'monai', 'itk', 'pydicom', 'matplotlib') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", ["dicomseg", "rtstruct"])
