@@ -23,35 +23,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def replace(source: Path, target: Path) -> None:
-    """Move a file or folder to where another may be; a folder's old contents go."""
-    if not target.is_dir():
-        os.replace(source, target)
-        return
-    old = target.with_name(f".{os.getpid()}.{target.name}.old")
-    os.replace(target, old)
-    os.replace(source, target)
-    shutil.rmtree(old)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders (`.PID.NAME`) of processes of this machine that are no more."""
-    for path in folder.glob(".*.*"):
-        pid = path.name.split(".")[1]
-        if pid.isdigit() and not _is_running(int(pid)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's, or not to be known on this system
-        return True
-    return True
-
-
 def write_json(path: Path, document: Any) -> None:
     """Write JSON, two-space indented; NaN is refused, because JSON has none."""
     with atomic_path(path) as temporary:

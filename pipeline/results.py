@@ -58,7 +58,7 @@ def write_result(
             scan_file=_seen_from(output_dir, scan.path),
         )
         write_json(document, content)
-        others = write_formats(staging, result, formats, versions)
+        others = write_formats(staging, result, formats, dict(versions))
         return publish([*others, segmentation, csv, preview, document])
 
 
