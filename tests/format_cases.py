@@ -42,10 +42,10 @@ def world_mm(shape, affine: np.ndarray) -> np.ndarray:
 def make_result(scan: Scan) -> Result:
     """Return what a perfect pipeline would find in a scan."""
     landmarks_mm, vertebrae = absent(), []
-    for name, (center, _) in BLOCKS.items():
+    for candidate, (name, (center, _)) in enumerate(BLOCKS.items()):
         row = row_of_name(name)
         landmarks_mm[row] = CENTER_MM + center
-        vertebrae.append(Vertebra(row, NAMES[row], LABELS[row], landmarks_mm[row], 0.9, 0.875, "L1", 0.1))
+        vertebrae.append(Vertebra(row, NAMES[row], LABELS[row], landmarks_mm[row], 0.9, 0.875, "L1", 0.1, candidate))
     labels = np.asfortranarray(truth(world_mm(scan.array.shape, scan.affine)))
     labelling = Labelling(tuple(vertebrae), landmarks_mm, warnings=())
     return Result(scan, np.stack([CENTER_MM - 12, CENTER_MM + 12]), labelling, labels)
