@@ -92,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--shapes", type=Path, help="folder of vertebra masks to mix with the procedural shapes")
     phantom.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
 
+    prepare = commands.add_parser("prepare", help="check training data (VerSe, a data folder, masks) and list them")
+    prepare.set_defaults(command=_prepare)
+    prepare.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="VerSe'19 and '20 trees or data folders")
+    prepare.add_argument("-o", "--output", type=Path, help="datalist to write (default: DIR/datalist.json)")
+    prepare.add_argument("--folds", type=int, default=5, help="folds, dealt by patient (default: 5)")
+    prepare.add_argument("--seed", type=int, default=42, help="of the folds (default: 42)")
+    prepare.add_argument("--exclude", nargs="+", default=[], metavar="PREFIX", help="leave out scans named like this")
+    prepare.add_argument("--errata", type=Path, help="CSV scan,label,correct; an empty correct drops the vertebra")
+    prepare.add_argument("--use-test", action="store_true", help="train on the official test scans too")
+    prepare.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+
     demo = commands.add_parser("demo", help="run everything on an unseen synthetic scan and print the result")
     demo.set_defaults(command=_demo)
     demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for scan and results")
@@ -172,6 +183,20 @@ def _phantom(options: argparse.Namespace) -> int:
     )
     for _ in tqdm(made, total=options.count, desc="phantoms", unit="scan", disable=None):
         pass
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from .prepare import survey, write_datalist
+
+    target = options.output or options.folders[0] / "datalist.json"
+    found = survey(options.folders, exclude=options.exclude, errata=options.errata, workers=options.workers)
+    document = write_datalist(target, found, options.folds, options.seed, use_test=options.use_test)
+    for line in [*found.notes, *(f"refused {name}: {reason}" for name, reason in found.refused.items())]:
+        print(line)
+    counts = ", ".join(f"{len(items)} {name}" for name, items in document.items() if isinstance(items, list))
+    patients = len({item["patient"] for item in found.items})
+    print(f"{target}: {len(found.items)} scans of {patients} patients ({counts}); {len(found.refused)} refused")
     return 0
 
 

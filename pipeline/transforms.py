@@ -15,6 +15,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from .annotations import read_mask, relabeled
 from .images import Scan, read_scan
 from .landmarks import read_landmarks
 from .spaces import Grid, bounds_mm, grid_over, resample
@@ -36,19 +37,31 @@ class ReadScand(MapTransform):
 
 
 class ReadLabelsd(MapTransform):
-    """Read label maps into MetaTensors `(1, I, J, K)` uint8; NaN scaling and float storage are understood."""
+    """Read label maps into MetaTensors `(1, I, J, K)` uint8; NaN scaling and float storage are understood.
+
+    Labels are exchanged as the sample's `relabel` (label to correct label) says.
+
+    Args:
+        keys: paths.
+        like: image whose grid the labels are brought onto, if theirs differs; None = they keep their own.
+    """
+
+    def __init__(self, keys: str | Sequence[str], like: str | None = None) -> None:
+        super().__init__(keys)
+        self.like = like
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         """Return the sample with every key read."""
-        import nibabel
-
         sample = dict(data)
         for key in self.key_iterator(sample):
-            image = nibabel.load(sample[key])
-            labels = np.asarray(image.dataobj)
-            if not np.array_equal(labels, np.rint(labels)) or labels.min() < 0 or labels.max() > 255:
-                raise ValueError(f"{sample[key]}: labels must be whole numbers from 0 to 255, found {labels.max()}")
-            sample[key] = MetaTensor(torch.from_numpy(labels.astype(np.uint8))[None], affine=image.affine)
+            labels, affine = read_mask(Path(sample[key]))
+            labels = relabeled(labels, sample.get("relabel") or {})
+            if self.like is not None:
+                image = sample[self.like]
+                grid = Grid(tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64))
+                if labels.shape != grid.shape or not np.allclose(affine, grid.affine, atol=1e-3):
+                    labels, affine = resample(labels, affine, grid, order=0), grid.affine
+            sample[key] = MetaTensor(torch.from_numpy(labels)[None], affine=torch.from_numpy(affine))
         return sample
 
 
