@@ -41,13 +41,17 @@ class HeatmapLoss(nn.Module):
         self.blob_mass = float((2 * torch.pi) ** 1.5 * sigma_vox**3)
 
     def forward(self, heatmaps: Tensor, target: Tensor) -> Tensor:
-        """Return the scalar loss of `(B, C, I, J, K)` heatmaps in [0, 1] against targets of the same shape."""
-        p, t = heatmaps.float(), target.float()
+        """Return the scalar loss of `(B, C, I, J, K)` heatmaps in [0, 1] against targets of the same shape.
+
+        Where the target is NaN, nothing is known, and the heatmap counts neither for nor against.
+        """
+        known = target[:, :1].isfinite()  # the same in all channels
+        p, t = heatmaps.float() * known, torch.where(known, target, 0).float()
         total, union = p.sum(dim=1).clamp(1e-6, 1 - 1e-6), t.amax(dim=1)
         mass = union.sum().clamp(min=self.blob_mass)
         mse = (p - t).square().sum() / t.square().sum().clamp(min=self.blob_mass / 8**0.5)
         entropy = functional.binary_cross_entropy(total, union, reduction="none")
-        where = (entropy * (1 + 4 * (union > 0.05))).sum() / mass
+        where = (entropy * (1 + 4 * (union > 0.05)) * known[:, 0]).sum() / mass
         share = t / t.sum(dim=1, keepdim=True).clamp(min=1e-6)
         which = -(share * (p.clamp(min=1e-8) / total[:, None]).log()).sum(dim=1)
         which = (which * union * (union > 0.1)).sum() / mass

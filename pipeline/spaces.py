@@ -65,7 +65,15 @@ def grid_over(box_mm: np.ndarray, spacing: float, multiple: int = 1) -> Grid:
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def resample(array: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 1, fill: float = 0.0) -> np.ndarray:
+def resample(
+    array: np.ndarray,
+    affine: np.ndarray,
+    grid: Grid,
+    *,
+    order: int = 1,
+    fill: float = 0.0,
+    warp_vox: np.ndarray | None = None,
+) -> np.ndarray:
     """Sample an array onto a grid, averaging first where the grid is at least twice as coarse.
 
     The array keeps its stored order and type; only the part under the grid is touched.
@@ -76,17 +84,25 @@ def resample(array: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 
         grid: where to sample.
         order: 1 = linear, 0 = nearest (then nothing is averaged).
         fill: value outside the array's outermost voxel centers.
+        warp_vox: `(3, *grid.shape)`, added to every position of the grid in its voxels; None = nothing is deformed.
 
     Returns:
         `grid.shape`; float32 for linear, the array's own type for nearest.
     """
     to_source = np.linalg.inv(affine) @ grid.affine
-    array, to_source = _crop(array, to_source, grid.shape)
+    reach = 0.0 if warp_vox is None else float(np.abs(warp_vox).max())
+    array, to_source = _crop(array, to_source, grid.shape, reach)
     if min(array.shape) == 0:
         return np.full(grid.shape, fill, dtype=np.float32 if order else array.dtype)
     if order:
         array, to_source = _block_mean(array, to_source)
     to_source = _shrunk(to_source, array.shape)
+    if warp_vox is not None:
+        index = np.indices(grid.shape, dtype=np.float32) + warp_vox
+        index = np.tensordot(to_source[:3, :3].astype(np.float32), index, axes=1)
+        index += to_source[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
+        kind = np.float32 if order else array.dtype
+        return ndimage.map_coordinates(array, index, kind, order, mode="constant", cval=fill, prefilter=False)
     return ndimage.affine_transform(
         array,
         to_source[:3, :3],
@@ -100,12 +116,14 @@ def resample(array: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 
     )
 
 
-def _crop(array: np.ndarray, to_source: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the array to the voxels a grid of `shape` can reach; the mapping follows."""
-    corners = np.stack(np.meshgrid(*[(-1.0, float(n)) for n in shape], indexing="ij"), axis=-1).reshape(-1, 3)
-    reach = to_world(to_source, corners)
-    low = np.clip(np.floor(reach.min(axis=0)) - 1, 0, array.shape).astype(int)
-    high = np.clip(np.ceil(reach.max(axis=0)) + 2, low, array.shape).astype(int)
+def _crop(
+    array: np.ndarray, to_source: np.ndarray, shape: tuple[int, int, int], reach: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the array to the voxels a grid of `shape`, grown by `reach` voxels, can touch; the mapping follows."""
+    sides = [(-1.0 - reach, n + reach) for n in shape]
+    corners = to_world(to_source, np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 3))
+    low = np.clip(np.floor(corners.min(axis=0)) - 1, 0, array.shape).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 2, low, array.shape).astype(int)
     moved = to_source.copy()
     moved[:3, 3] -= low
     return array[low[0] : high[0], low[1] : high[1], low[2] : high[2]], moved
@@ -120,19 +138,29 @@ def _shrunk(to_source: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return moved
 
 
+def block_factors(steps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return how many voxels to average along each axis for a grid `steps` voxels coarser; at least 1."""
+    return np.maximum(np.floor(np.minimum(steps, shape) + 1e-6), 1).astype(int)
+
+
 def _block_mean(array: np.ndarray, to_source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average whole blocks so that the coarser grid does not alias; the mapping follows."""
     steps = np.abs(to_source[:3, :3]).max(axis=1)  # source voxels per grid step, along each source axis
-    factors = np.maximum(np.floor(np.minimum(steps, array.shape) + 1e-6), 1).astype(int)
+    factors = block_factors(steps, array.shape)
     if (factors == 1).all():
         return array, to_source
+    moved = to_source.copy()
+    moved[:3] /= factors[:, None]
+    moved[:3, 3] -= (factors - 1) / (2 * factors)
+    return average_blocks(array, factors), moved
+
+
+def average_blocks(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return the float32 mean over blocks of `factors` voxels; the last block of an axis repeats its border."""
     pad = [(0, int(-n % f)) for n, f in zip(array.shape, factors, strict=True)]
     array = np.pad(array, pad, mode="edge")
     for axis, factor in enumerate(factors):
         if factor > 1:
             split = (*array.shape[:axis], array.shape[axis] // factor, factor, *array.shape[axis + 1 :])
             array = array.reshape(split).mean(axis=axis + 1, dtype=np.float32)
-    moved = to_source.copy()
-    moved[:3] /= factors[:, None]
-    moved[:3, 3] -= (factors - 1) / (2 * factors)
-    return array, moved
+    return array

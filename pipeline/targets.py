@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
+from torch import Tensor
 
 from .heatmaps import distance_channels, gaussian_heatmaps
 from .labels import LABELS, channel_of_row
@@ -19,7 +20,7 @@ Sample = dict[Hashable, Any]
 
 
 class HeatmapTargetd(MapTransform):
-    """Make the heatmap target of the image's grid from `landmarks_mm`.
+    """Make the heatmap target of the image's grid from `landmarks_mm`; NaN where it is not known (`beyond_ends`).
 
     Args:
         keys: where the target goes.
@@ -46,6 +47,7 @@ class HeatmapTargetd(MapTransform):
         )
         for key in self.keys:
             sample[key] = target.amax(dim=0, keepdim=True) if self.union else target
+            sample[key][:, beyond_ends(sample, shape, affine)] = torch.nan
         return sample
 
 
@@ -102,7 +104,8 @@ class LabelsToClassesd(MapTransform):
     """Turn VerSe labels into class indices 0-25 (T13 becomes T12); sacrum and coccyx (26, 27) become background.
 
     A vertebra in the mask without a landmark (cut by the field of view) becomes `IGNORED`: the network is not told
-    where it is, so it is neither asked for it nor punished for it.
+    where it is, so it is neither asked for it nor punished for it. So does background where vertebrae may be
+    unlabeled (`beyond_ends`).
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
@@ -113,5 +116,31 @@ class LabelsToClassesd(MapTransform):
         for row, label in enumerate(LABELS):
             table[label] = channel_of_row(row) + 1 if present[row] else IGNORED
         for key in self.key_iterator(sample):
-            sample[key] = table[sample[key].as_tensor().long()]
+            labels = sample[key]
+            classes = table[labels.as_tensor().long()]
+            unknown = beyond_ends(sample, classes.shape[1:], np.asarray(labels.affine, dtype=np.float64))
+            sample[key] = torch.where(unknown & (classes == 0), IGNORED, classes)
         return sample
+
+
+def beyond_ends(sample: Mapping[Hashable, Any], shape: Sequence[int], affine: np.ndarray) -> Tensor:
+    """Return where nobody labeled: beyond the last vertebra where `ends_mm` says that more may follow.
+
+    VerSe labels whole vertebrae only; a cut one at the end of the scan is in the image and in neither mask nor list.
+
+    Args:
+        sample: with `ends_mm` `(2, 2, 3)`, see `datalist.ends_mm`; without it everything is known.
+        shape: `(I, J, K)` of the grid.
+        affine: its `(4, 4)`.
+
+    Returns:
+        `(I, J, K)` bool.
+    """
+    unknown = torch.zeros(*shape, dtype=torch.bool)
+    for plane_mm, farther_mm in np.asarray(sample.get("ends_mm", np.zeros((0, 2, 3))), dtype=np.float64):
+        if np.isfinite(plane_mm).all():
+            normal = affine[:3, :3].T @ (farther_mm - plane_mm)
+            offset = float((affine[:3, 3] - plane_mm) @ (farther_mm - plane_mm))
+            steps = [torch.arange(n, dtype=torch.float64) * float(normal[i]) for i, n in enumerate(shape)]
+            unknown |= steps[0][:, None, None] + steps[1][:, None] + steps[2] + offset > 0
+    return unknown

@@ -18,7 +18,7 @@ from monai.transforms import MapTransform
 from .annotations import read_mask, relabeled
 from .images import Scan, read_scan
 from .landmarks import read_landmarks
-from .spaces import Grid, bounds_mm, grid_over, resample
+from .spaces import Grid, average_blocks, block_factors, bounds_mm, grid_over, resample, spacing_mm, to_world
 
 Sample = dict[Hashable, Any]
 
@@ -134,3 +134,39 @@ class ToGridd(MapTransform):
                 f"{self.region} {np.round(box).tolist()} mm lies outside the scan {np.round(view).tolist()}"
             )
         return cut
+
+
+class ShrinkScand(MapTransform):
+    """Average blocks of voxels in the stored order, so that a cached scan is no finer than training needs.
+
+    A scan of 0.5 mm for a network at 8 mm takes a five-hundredth of the memory, and of the time per window.
+
+    Args:
+        keys: image first, then label maps (each block keeps the label nearest to its middle).
+        spacing_mm: voxels stay at most this large along every axis.
+    """
+
+    def __init__(self, keys: str | Sequence[str], spacing_mm: float) -> None:
+        super().__init__(keys)
+        self.spacing_mm = spacing_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample with every key shrunk."""
+        sample = dict(data)
+        for i, key in enumerate(self.keys):
+            source = sample[key]
+            array, affine = source.as_tensor().numpy()[0], np.asarray(source.affine, dtype=np.float64)
+            factors = block_factors(self.spacing_mm / spacing_mm(affine), array.shape)
+            if (factors == 1).all():
+                continue
+            start = factors // 2 if i else (factors - 1) / 2
+            moved = affine.copy()
+            moved[:3, :3] *= factors
+            moved[:3, 3] = to_world(affine, start)
+            if i:
+                array = np.ascontiguousarray(array[tuple(slice(f // 2, None, f) for f in factors)])
+            else:
+                mean = average_blocks(array, factors)
+                array = np.rint(mean).astype(array.dtype) if array.dtype.kind == "i" else mean
+            sample[key] = MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(moved))
+        return sample

@@ -10,13 +10,16 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
-from .spaces import Grid, bounds_mm, resample, to_voxel, to_world
+from .elastic import Deformation
+from .spaces import Grid, bounds_mm, resample, to_voxel
 
 Sample = dict[Hashable, Any]
 
+CONTROL_POINTS = 6  # per axis, of the elastic deformation
+
 
 class RandWindowd(MapTransform, RandomizableTransform):
-    """Cut one augmented window: rotation, scaling and left-right flip are all in how its grid lies in the scan.
+    """Cut one augmented window: rotation, scaling, flip and deformation are all in where its grid samples the scan.
 
     The window is handed on in a frame of its own, voxel (0, 0, 0) at the origin and axes along x, y and z: to the
     network a scaled grid is a patient of another size. The labels of a mirrored patient stay what they are.
@@ -31,6 +34,7 @@ class RandWindowd(MapTransform, RandomizableTransform):
         rotate_deg: largest rotation about each axis.
         scale: largest relative change of size, per axis and common.
         flip: probability of mirroring left-right; no other axis may be mirrored, it would reverse the levels.
+        elastic_mm: largest displacement of the deformation's control points; every second window is deformed.
         keep_mm: landmarks farther outside the window than this are dropped.
         fill: HU outside the scan.
     """
@@ -46,6 +50,7 @@ class RandWindowd(MapTransform, RandomizableTransform):
         rotate_deg: float = 0.0,
         scale: float = 0.0,
         flip: float = 0.0,
+        elastic_mm: float = 0.0,
         keep_mm: float = 70.0,
         fill: float = -1000.0,
     ) -> None:
@@ -54,17 +59,22 @@ class RandWindowd(MapTransform, RandomizableTransform):
         self.spacing_mm, self.size, self.around, self.fill = spacing_mm, tuple(size), around, fill
         self.offset_mm, self.jitter_mm = np.array(offset_mm, dtype=float), np.array(jitter_mm, dtype=float)
         self.rotate_deg, self.scale, self.flip, self.keep_mm = rotate_deg, scale, flip, keep_mm
+        self.elastic_mm = elastic_mm
+        limit = spacing_mm * (min(self.size) - 1) / (CONTROL_POINTS - 3) / 4
+        if elastic_mm > limit:
+            raise ValueError(f"elastic_mm {elastic_mm:g} would fold windows of {self.size} voxels; at most {limit:.1f}")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
-        """Return the sample with the window's `image`, labels and `landmarks_mm` in the window's own frame."""
+        """Return the sample with the window's `image`, labels and landmarks in the window's own frame."""
         sample = dict(data)
         image = sample[self.keys[0]]
         scan = Grid(tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64))
         linear, center = self._draw(scan, np.asarray(sample["landmarks_mm"], dtype=np.float64))
+        bend = self._draw_deformation()
         affine = np.eye(4)
         affine[:3, :3] = linear * self.spacing_mm
         affine[:3, 3] = center - affine[:3, :3] @ ((np.array(self.size) - 1) / 2)
-        own = np.diag([self.spacing_mm] * 3 + [1.0])
+        warp_vox = bend.on_grid() if bend else None
         for i, key in enumerate(self.keys):
             source = sample[key]
             values = resample(
@@ -73,13 +83,25 @@ class RandWindowd(MapTransform, RandomizableTransform):
                 Grid(self.size, affine),  # type: ignore[arg-type]
                 order=0 if i else 1,
                 fill=0 if i else self.fill,
+                warp_vox=warp_vox,
             )
-            sample[key] = MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(own))
-        moved = to_world(own, to_voxel(affine, np.asarray(sample["landmarks_mm"], dtype=np.float64)))
+            own = torch.diag(torch.tensor([self.spacing_mm] * 3 + [1.0], dtype=torch.float64))
+            sample[key] = MetaTensor(torch.from_numpy(values)[None], affine=own)
+        landmarks_mm = self._follow(sample["landmarks_mm"], affine, bend)
         reach = np.array(self.size) * self.spacing_mm
-        moved[((moved < -self.keep_mm) | (moved > reach + self.keep_mm)).any(axis=1)] = np.nan
-        sample["landmarks_mm"] = torch.as_tensor(moved, dtype=torch.float32)
+        far = ((landmarks_mm < -self.keep_mm) | (landmarks_mm > torch.from_numpy(reach) + self.keep_mm)).any(dim=1)
+        landmarks_mm[far] = torch.nan
+        sample["landmarks_mm"] = landmarks_mm
+        if "ends_mm" in sample:
+            sample["ends_mm"] = self._follow(sample["ends_mm"], affine, bend)
         return sample
+
+    def _follow(self, points_mm: Any, affine: np.ndarray, bend: Deformation | None) -> torch.Tensor:
+        """Return `(..., 3)` positions of the scan in the window's own frame."""
+        points_mm = np.asarray(points_mm, dtype=np.float64)
+        index = to_voxel(affine, points_mm.reshape(-1, 3))
+        index = bend.undo(index) if bend else index
+        return torch.as_tensor(index * self.spacing_mm, dtype=torch.float32).reshape(points_mm.shape)
 
     def _draw(self, scan: Grid, landmarks_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the `(3, 3)` orientation of the window, scaled and flipped, and its center in mm."""
@@ -102,3 +124,85 @@ class RandWindowd(MapTransform, RandomizableTransform):
         else:
             start = random.uniform(*bounds_mm(scan))
         return linear, start + random.uniform(-self.jitter_mm, self.jitter_mm)
+
+    def _draw_deformation(self) -> Deformation | None:
+        """Return a deformation for every second window, or None."""
+        if self.elastic_mm == 0 or self.R.random() < 0.5:
+            return None
+        reach = self.elastic_mm / self.spacing_mm
+        return Deformation(self.R.uniform(-reach, reach, (3, *[CONTROL_POINTS] * 3)), self.size)  # type: ignore[arg-type]
+
+
+class RandWindowsd(RandWindowd):
+    """Cut several windows of one scan into a list, which MONAI's collation joins to one batch.
+
+    A step then sees different parts of a spine, which is what batch norm needs.
+
+    Args:
+        keys: see `RandWindowd`.
+        count: windows per scan and step.
+        options: see `RandWindowd`.
+    """
+
+    def __init__(self, keys: str | Sequence[str], count: int, **options: Any) -> None:
+        super().__init__(keys, **options)
+        if count < 1:
+            raise ValueError(f"{count} windows per scan: expected at least 1")
+        self.count = count
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> list[Sample]:  # type: ignore[override]
+        """Return `count` samples."""
+        return [super(RandWindowsd, self).__call__(data) for _ in range(self.count)]
+
+
+class RandThickSlicesd(MapTransform, RandomizableTransform):
+    """Let an image look as if it had been taken in thicker slices: averaged over them, then interpolated between.
+
+    Args:
+        keys: images `(C, I, J, K)`.
+        spacing_mm: their voxel size.
+        largest_mm: thickest slice; nothing happens where this is not above `spacing_mm`.
+        prob: how often.
+    """
+
+    def __init__(
+        self, keys: str | Sequence[str], spacing_mm: float, largest_mm: float = 4.0, prob: float = 0.3
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob if largest_mm > spacing_mm else 0.0)
+        self.spacing_mm, self.largest_mm = spacing_mm, largest_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample with the keys blurred along one axis, the same for all."""
+        sample = dict(data)
+        self.randomize(None)
+        if not self._do_transform:
+            return sample
+        axis, step = self.R.randint(3), self.R.uniform(self.spacing_mm, self.largest_mm) / self.spacing_mm
+        start = self.R.uniform(-0.5, 0.5)
+        for key in self.key_iterator(sample):
+            image = sample[key]
+            mix = torch.from_numpy(thick_slices(image.shape[axis + 1], step, start)).to(image.dtype)
+            values = torch.movedim(torch.tensordot(mix, image.as_tensor(), dims=([1], [axis + 1])), 0, axis + 1)
+            sample[key] = MetaTensor(values.contiguous(), affine=image.affine)
+        return sample
+
+
+def thick_slices(length: int, step: float, start: float) -> np.ndarray:
+    """Return `(length, length)` weights: voxels to slices of `step` voxels, and back by linear interpolation.
+
+    Args:
+        length: voxels along the axis.
+        step: slice thickness and distance in voxels, at least 1.
+        start: shift of the first slice in slices.
+    """
+    voxel = np.arange(length, dtype=float)
+    centers = np.arange((start - 1) * step, length + step, step)
+    low = np.maximum(voxel - 0.5, centers[:, None] - step / 2)
+    high = np.minimum(voxel + 0.5, centers[:, None] + step / 2)
+    share = np.clip(high - low, 0, None)  # (slices, voxels)
+    inside = share.sum(axis=1) > 1e-6
+    share, centers = share[inside], centers[inside]
+    share /= share.sum(axis=1, keepdims=True)
+    back = np.stack([np.interp(voxel, centers, unit) for unit in np.eye(len(centers))], axis=1)
+    return back @ share

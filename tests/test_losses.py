@@ -107,6 +107,19 @@ def test_no_landmark_in_the_window():
     assert float(full.grad.min()) > 0
 
 
+def test_heatmaps_where_nothing_is_known_do_not_count():
+    """The numbers by hand, with two more voxels of nobody knows what."""
+    unknown = torch.full((1, 2, 1, 1, 2), torch.nan)
+    more = torch.cat([PREDICTED, torch.tensor([[0.9, 0.3], [0.8, 0.0]]).reshape(1, 2, 1, 1, 2)], dim=4)
+    more.requires_grad_()
+    for term, expected in BY_HAND.items():
+        loss = only(term, sigma_vox=0.01)(more, torch.cat([TRUTH, unknown], dim=4))
+        assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+    HeatmapLoss()(more, torch.cat([TRUTH, unknown], dim=4)).backward()
+    assert more.grad[..., 2:].abs().max() == 0
+    assert (more.grad[..., :2].abs() > 0).any()
+
+
 def test_a_single_heatmap_has_no_level_term():
     truth = target((6.3, 9.8, 12.4))[:, :1]
     assert float(only("level")(0.3 * truth + 0.01, truth)) == pytest.approx(0, abs=1e-5)

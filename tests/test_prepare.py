@@ -286,7 +286,7 @@ def test_neither_mask_nor_landmarks(one):
     ],
 )
 def test_centroid_files_that_are_none(tmp_path, rows, message):
-    array, affine, labels, _ = scan(THORACIC)
+    array, affine, _, _ = scan(THORACIC)
     image = save(tmp_path / "a.nii.gz", array, affine)
     (tmp_path / "a.json").write_text(json.dumps(rows))
     with pytest.raises(ValueError, match=message):

@@ -7,7 +7,7 @@ from grids import C1, L1, OBLIQUE, T12, image_of, landmarks
 
 from pipeline.losses import IGNORED
 from pipeline.spaces import to_world
-from pipeline.targets import DistanceChannelsd, HeatmapTargetd, LabelsToClassesd, RandLandmarksd
+from pipeline.targets import DistanceChannelsd, HeatmapTargetd, LabelsToClassesd, RandLandmarksd, beyond_ends
 
 
 @pytest.mark.parametrize(("stride", "peak"), [(1, (3, 5, 9)), (2, (1, 2, 4))])
@@ -107,3 +107,33 @@ def test_t13_without_its_own_landmark_is_ignored():
     labels = np.array([19, 28, 20], np.uint8).reshape(1, 1, 3)
     sample = {"label": image_of(labels, OBLIQUE), "landmarks_mm": landmarks(t12=[0, 0, 0], l1=[0, 0, 0])}
     assert LabelsToClassesd("label")(sample)["label"].flatten().tolist() == [19, IGNORED, 20]
+
+
+def test_beyond_the_last_labeled_vertebra_nothing_is_known():
+    """Above the plane z = 17 mm; L1 at 4 mm, its neighbor above would be at 30 mm."""
+    ends_mm = np.full((2, 2, 3), np.nan)
+    ends_mm[0] = [[4, 6, 17], [4, 6, 43]]
+    labels = np.zeros((5, 7, 11), np.uint8)
+    labels[2, 3, 1:10] = 20
+    grid = np.diag([2.0, 2, 2, 1])
+    sample = {"label": image_of(labels, grid), "image": image_of(labels, grid), "ends_mm": ends_mm}
+    sample["landmarks_mm"] = landmarks(l1=[4, 6, 4])
+    classes = LabelsToClassesd("label")(sample)["label"][0]
+    assert (classes[:, :, :9][classes[:, :, :9] != 20] == 0).all()  # voxel 8 lies at 16 mm
+    assert (classes[:, :, 9:] == IGNORED).sum() == 5 * 7 * 2 - 1
+    assert classes[2, 3, 9] == 20  # what is labeled stays, wherever it lies
+    target = HeatmapTargetd("target", 3.0)(sample)["target"]
+    assert target[:, :, :, :9].isfinite().all()
+    assert target[:, :, :, 9:].isnan().all()
+
+
+def test_beyond_ends_on_an_oblique_grid():
+    """A plane through the middle of an oblique grid: voxels on the farther point's side, by their world positions."""
+    shape, middle_mm = (8, 6, 12), to_world(OBLIQUE, np.array([3.5, 2.5, 5.5]))
+    direction = np.array([0.3, -0.5, 0.8])
+    ends_mm = np.full((2, 2, 3), np.nan)
+    ends_mm[1] = [middle_mm, middle_mm + 20 * direction]
+    world_mm = to_world(OBLIQUE, np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1))
+    unknown = beyond_ends({"ends_mm": ends_mm}, shape, OBLIQUE).numpy()
+    assert np.array_equal(unknown, (world_mm - middle_mm) @ direction > 0)
+    assert not beyond_ends({}, shape, OBLIQUE).any()

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from grids import OBLIQUE, STORED, landmarks, world_of
+from monai.data import MetaTensor
 
 from pipeline.images import Scan
 from pipeline.landmarks import write_csv
 from pipeline.spaces import to_voxel
-from pipeline.transforms import ReadLabelsd, ReadLandmarksd, ReadScand, ToGridd
+from pipeline.transforms import ReadLabelsd, ReadLandmarksd, ReadScand, ShrinkScand, ToGridd
 
 
 def slope(points_mm: np.ndarray) -> np.ndarray:
@@ -153,3 +154,27 @@ def test_region_outside_the_scan():
 def test_region_without_a_position():
     with pytest.raises(ValueError, match="landmarks_mm holds no position"):
         ToGridd("image", 1.0, region="landmarks_mm")(read() | {"landmarks_mm": landmarks()})
+
+
+# --- shrinking
+
+
+def test_shrink_by_hand():
+    """Voxels of 4 x 2 x 1 mm to at most 4 mm: blocks of 1 x 2 x 4; their middles lie 0.5 and 1.5 voxels in."""
+    sample = read((9, 24, 20)) | {"label": MetaTensor(torch.zeros(1, 9, 24, 20, dtype=torch.uint8), affine=STORED)}
+    sample["label"][0, 3, 5, 10] = 7  # the voxel nearest to the middle of block (3, 2, 2): 4 + 1, 8 + 2
+    small = ShrinkScand(("image", "label"), 4.0)(sample)
+    assert small["image"].shape == small["label"].shape == (1, 9, 12, 5)
+    np.testing.assert_allclose(small["image"].affine[:3, 3], STORED[:3, 3] + [-1.5, -1.0, 0])
+    np.testing.assert_allclose(small["image"].numpy()[0], slope(world_of((9, 12, 5), small["image"].affine.numpy())))
+    assert small["label"].numpy()[0].nonzero() == ([3], [2], [2])
+    where = small["label"].affine.numpy() @ [3, 2, 2, 1]
+    np.testing.assert_allclose(where, STORED @ [3, 5, 10, 1])
+
+
+def test_shrinking_keeps_the_type_and_small_scans():
+    image = MetaTensor(torch.full((1, 8, 8, 8), 99, dtype=torch.int16), affine=np.diag([0.5, 0.5, 3, 1]))
+    small = ShrinkScand("image", 1.0)({"image": image})["image"]
+    assert (small.dtype, small.shape) == (torch.int16, (1, 4, 4, 8))
+    assert int(small.min()) == int(small.max()) == 99
+    assert ShrinkScand("image", 0.5)({"image": image})["image"] is image

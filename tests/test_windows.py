@@ -7,8 +7,9 @@ import pytest
 import torch
 from grids import C1, L1, OBLIQUE, image_of, landmarks, world_of
 
+from pipeline.elastic import Deformation
 from pipeline.spaces import to_world
-from pipeline.windows import RandWindowd
+from pipeline.windows import CONTROL_POINTS, RandThickSlicesd, RandWindowd, RandWindowsd, thick_slices
 
 BALL_MM = np.array([33.0, -14.0, 96.0])
 BALL_SHAPE = (78, 44, 31)
@@ -173,3 +174,115 @@ def test_the_sample_itself_is_left_alone():
     RandWindowd(("image", "label"), 1.5, (20, 24, 28), rotate_deg=10)(sample)
     for key, value in before.items():
         np.testing.assert_array_equal(np.asarray(sample[key]), np.asarray(value))
+
+
+# --- deformation
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_landmarks_and_labels_follow_a_deformation(seed):
+    """The ball is small against the deformation, so that its middle stays its middle."""
+    sample = window(seed, size=(72, 68, 76), elastic_mm=8.0, jitter_mm=(2, 2, 2))
+    position_vox = sample["landmarks_mm"][L1].numpy() / 1.5
+    assert np.abs(center_vox(sample["image"].numpy()[0] ** 4) - position_vox).max() < 0.3
+    assert np.abs(center_vox(sample["label"].numpy()[0] == 20) - position_vox).max() < 0.5
+
+
+def test_every_second_window_is_deformed():
+    options = {"rotate_deg": 0, "scale": 0, "flip": 0, "jitter_mm": (0, 0, 0), "elastic_mm": 8.0}
+    moved = []
+    for seed in range(60):
+        points_mm = window(seed, (72, 68, 76), "image", **options)["landmarks_mm"].numpy()
+        moved.append(np.linalg.norm(points_mm[1] - points_mm[L1] - [10, 0, 0]) > 1e-3)
+    assert 18 < sum(moved) < 42
+
+
+def test_a_deformation_that_would_fold_is_refused():
+    with pytest.raises(ValueError, match=r"elastic_mm 20 would fold windows of \(32, 40, 48\) voxels; at most 5.2"):
+        RandWindowd("image", 2.0, (32, 40, 48), elastic_mm=20)  # 2 mm x 31 / 3 intervals / 4
+
+
+def deformation(seed: int, size=(31, 40, 52), reach_vox=2.0) -> Deformation:
+    control = np.random.default_rng(seed).uniform(-reach_vox, reach_vox, (3, *[CONTROL_POINTS] * 3))
+    return Deformation(control, size)
+
+
+def test_a_constant_deformation_is_a_shift():
+    control = np.broadcast_to(np.array([1.0, -2.0, 0.5]).reshape(3, 1, 1, 1), (3, *[CONTROL_POINTS] * 3))
+    still = Deformation(np.array(control), (8, 9, 10))
+    np.testing.assert_allclose(still.on_grid(), control[:, :1, :1, :1] * np.ones((3, 8, 9, 10)), atol=1e-5)
+    np.testing.assert_allclose(still.undo(np.array([[4.0, 4, 4]])), [[3, 6, 3.5]], atol=1e-6)
+
+
+def test_a_deformation_by_hand():
+    """One control point moved: a quarter, two thirds and a sixth of a cubic B-spline, times each other."""
+    control = np.zeros((3, *[CONTROL_POINTS] * 3))
+    control[0, 2, 2, 2] = 9.0
+    bend = Deformation(control, (31, 31, 31))  # control points 1 ... 4 lie at voxels 0, 10, 20, 30
+    assert bend.at(np.array([[10.0, 10, 10]]))[0] == pytest.approx([9 * (2 / 3) ** 3, 0, 0])
+    assert bend.at(np.array([[20.0, 10, 10]]))[0] == pytest.approx([9 * (2 / 3) ** 2 / 6, 0, 0])
+    assert bend.on_grid()[0, 20, 10, 0] == pytest.approx(9 * (2 / 3) / 36, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_deformation_and_its_inverse(seed):
+    bend = deformation(seed)
+    grid = np.stack(np.meshgrid(*map(np.arange, bend.size), indexing="ij"), axis=-1).reshape(-1, 3)
+    np.testing.assert_allclose(bend.at(grid.astype(float)), bend.on_grid().reshape(3, -1).T, atol=1e-5)
+    points = np.array([[3.2, 17.9, 40.3], [-20, 3, 70], [np.nan] * 3])
+    back = bend.undo(points + bend.at(points))
+    np.testing.assert_allclose(back[:2], points[:2], atol=1e-4)
+    assert np.isnan(back[2]).all()
+
+
+def test_ends_follow_the_window():
+    """The plane beyond which nobody labeled moves with the landmarks."""
+    sample = ball_sample() | {"ends_mm": np.full((2, 2, 3), np.nan)}
+    sample["ends_mm"][0] = [BALL_MM + [0, 0, 10], BALL_MM + [0, 10, 0]]
+    transform = RandWindowd("image", 1.5, (72, 68, 76), rotate_deg=20, scale=0.1, flip=1.0, elastic_mm=8.0)
+    transform.set_random_state(3)
+    moved = transform(sample)
+    np.testing.assert_allclose(moved["ends_mm"][0], moved["landmarks_mm"][[3, 2]], atol=1e-4)
+    assert moved["ends_mm"][1].isnan().all()
+
+
+# --- several windows, thick slices
+
+
+def test_several_windows_of_one_scan():
+    transform = RandWindowsd(("image", "label"), 3, spacing_mm=2.0, size=(10, 12, 14), rotate_deg=20)
+    transform.set_random_state(0)
+    windows = transform(ball_sample())
+    assert [window["image"].shape for window in windows] == [(1, 10, 12, 14)] * 3
+    assert not torch.equal(windows[0]["image"].as_tensor(), windows[1]["image"].as_tensor())
+    with pytest.raises(ValueError, match="0 windows per scan"):
+        RandWindowsd("image", 0, spacing_mm=2.0, size=(10, 12, 14))
+
+
+def test_thick_slices_by_hand():
+    """Six voxels to two slices of three, centers at 1 and 4, and back on the line between them."""
+    values = np.array([0.0, 3, 6, 10, 10, 13])
+    np.testing.assert_allclose(thick_slices(6, 3.0, 1 / 3) @ values, [3, 3, 3 + 8 / 3, 3 + 16 / 3, 11, 11])
+
+
+@pytest.mark.parametrize("step", [1.0, 1.7, 2.5, 4.0])
+@pytest.mark.parametrize("start", [-0.5, 0.1, 0.5])
+def test_thick_slices_move_nothing(step, start):
+    mix = thick_slices(40, step, start)
+    np.testing.assert_allclose(mix.sum(axis=1), 1)
+    ramp = mix @ np.arange(40.0)
+    assert np.abs(ramp - np.arange(40))[6:-6].max() < 0.51  # a whole number of slices: exact, but for the grid's phase
+    blob = np.exp(-((np.arange(40) - 18.4) ** 2) / (2 * 4.0**2))
+    seen = mix @ blob
+    assert (seen * np.arange(40)).sum() / seen.sum() == pytest.approx(18.4, abs=0.25)
+
+
+def test_thick_slices_blur_one_axis():
+    image = image_of(np.random.default_rng(0).normal(size=(16, 18, 20)).astype(np.float32), np.eye(4))
+    transform = RandThickSlicesd("image", spacing_mm=1.0, largest_mm=4.0, prob=1.0)
+    for seed in range(6):
+        transform.set_random_state(seed)
+        seen = transform({"image": image})["image"].numpy()[0]
+        spread = [np.diff(seen, axis=axis).std() for axis in range(3)]
+        assert sorted(spread)[0] < 0.8 * sorted(spread)[1]
+    assert RandThickSlicesd("image", spacing_mm=8.0, prob=1.0)({"image": image})["image"] is image
