@@ -103,6 +103,27 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--use-test", action="store_true", help="train on the official test scans too")
     prepare.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
 
+    train = commands.add_parser("train", help="train or fine-tune one stage or all three")
+    train.set_defaults(command=_train)
+    train.add_argument("--data-dir", type=Path, required=True, help="data folder, or datalist written by prepare")
+    train.add_argument("--output-dir", type=Path, required=True, help="one folder per stage is made in it")
+    train.add_argument("--stage", default="all", help="1, 2, 3, all, or a stage's name (default: all)")
+    for option, kind, note in (
+        ("epochs", int, "(default: 100)"),
+        ("batch-size", int, "scans per step (default: 1)"),
+        ("learning-rate", float, "(default: 0.0001)"),
+        ("num-workers", int, "processes that cut windows (default: 4)"),
+        ("seed", int, "of everything random (default: 42)"),
+        ("fold", int, "of a datalist, to validate on (default: 0)"),
+    ):
+        train.add_argument(f"--{option}", type=kind, default=argparse.SUPPRESS, help=note)
+    train.add_argument("--gpu", type=int, help="number of the GPU (default: 0; the CPU where there is none)")
+    train.add_argument("--resume", action="store_true", help="go on where a run in the output folder ended")
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--from-scratch", action="store_true", help="start from random weights, not the shipped ones")
+    start.add_argument("--checkpoint", type=Path, help="start from these weights (one stage only)")
+    train.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="any other key of train.json")
+
     demo = commands.add_parser("demo", help="run everything on an unseen synthetic scan and print the result")
     demo.set_defaults(command=_demo)
     demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for scan and results")
@@ -197,6 +218,25 @@ def _prepare(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{len(items)} {name}" for name, items in document.items() if isinstance(items, list))
     patients = len({item["patient"] for item in found.items})
     print(f"{target}: {len(found.items)} scans of {patients} patients ({counts}); {len(found.refused)} refused")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .training import device_of, parse_overrides, train
+
+    keys = ("epochs", "batch_size", "learning_rate", "num_workers", "seed", "fold")
+    overrides = {key: getattr(options, key) for key in keys if hasattr(options, key)} | parse_overrides(options.set)
+    if options.checkpoint and options.stage == "all":
+        raise ValueError(f"--checkpoint {options.checkpoint}: name the --stage it belongs to")
+    train(
+        options.data_dir,
+        options.output_dir,
+        options.stage,
+        checkpoint=None if options.from_scratch else options.checkpoint or "shipped",
+        resume=options.resume,
+        announce=print,
+        **{"device": device_of(options.gpu), **overrides},
+    )
     return 0
 
 

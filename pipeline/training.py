@@ -1,0 +1,184 @@
+"""Train the bundles from Python or the command line: their own `train.json`, one stage after the other.
+
+Example:
+    >>> from pipeline.training import train
+    >>> train("data", "runs", "vert_loc", epochs=50, learning_rate=3e-4)  # doctest: +SKIP
+    {'vert_loc': PosixPath('runs/vert_loc/model.pt')}
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .datalist import read_split
+from .handlers import newest_checkpoint
+from .run import STAGES, _device
+from .stage import bundles_root, load_weights
+
+OWN_KEYS = ("bundle_root", "dataset_dir", "output_dir", "resume", "checkpoint")
+logger = logging.getLogger(__name__)
+
+
+def train(
+    data_dir: str | Path,
+    output_dir: str | Path,
+    stage: str | int = "all",
+    *,
+    checkpoint: str | Path | None = "shipped",
+    resume: bool = False,
+    announce: Callable[[str], None] = logger.info,
+    **overrides: Any,
+) -> dict[str, Path]:
+    """Train one stage or all of them and return the best weights of each.
+
+    Args:
+        data_dir: a data folder, a datalist, or a folder that holds `datalist.json`.
+        output_dir: receives one folder per stage: `model.pt`, `validation/`, what TensorBoard reads, and what a run
+            needs to be resumed.
+        stage: 1, 2, 3, a stage's name, or "all".
+        checkpoint: weights to start from; "shipped" = the bundle's own, None = random.
+        resume: go on from the newest state in `output_dir`; start where there is none.
+        announce: is told what happens, one line each.
+        overrides: any key of the bundles' `train.json`, nested ones with `::`.
+
+    Raises:
+        ValueError: bad data or arguments, a loss that is no longer a number, or too little memory.
+    """
+    names = stage_names(stage)
+    for name in names:
+        _check(name, data_dir, Path(output_dir) / name, resume, overrides)
+    return {
+        name: _train_one(name, str(data_dir), Path(output_dir) / name, checkpoint, resume, announce, overrides)
+        for name in names
+    }
+
+
+def stage_names(stage: str | int) -> tuple[str, ...]:
+    """Return the names of "all", of a number from 1 to 3, or of a name."""
+    if stage == "all":
+        return STAGES
+    named = dict(zip(("1", "2", "3", *STAGES), 2 * STAGES, strict=True))
+    if str(stage) not in named:
+        raise ValueError(f"stage {stage!r}: expected 1, 2, 3, all or {', '.join(STAGES)}")
+    return (named[str(stage)],)
+
+
+def device_of(gpu: int | None) -> torch.device:
+    """Return a GPU by its number; None = the first one, or the CPU where there is none."""
+    return _device("auto" if gpu is None else f"cuda:{gpu}")
+
+
+def _check(name: str, data_dir: str | Path, output_dir: Path, resume: bool, overrides: dict[str, Any]) -> None:
+    """Refuse what would fail later: unknown keys, unusable data, a folder that holds another training."""
+    from monai.bundle import ConfigParser
+
+    config = ConfigParser.load_config_file(str(bundles_root() / name / "configs" / "train.json"))
+    for key in overrides:
+        top = key.split("::")[0]
+        if top in OWN_KEYS:
+            raise ValueError(f"{key!r} is set by an argument of its own")
+        if top not in config:
+            close = difflib.get_close_matches(top, config, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{key!r} is no key of {name}'s train.json{hint}")
+    for split in ("train", "val"):
+        read_split(str(data_dir), split, fold=overrides.get("fold", 0), masks=name == "vert_seg")
+    there = newest_checkpoint(str(output_dir))
+    if there and not resume:
+        raise ValueError(f"{there} is of an earlier training: resume it, or name another output folder")
+
+
+def _train_one(
+    name: str,
+    data_dir: str,
+    output_dir: Path,
+    checkpoint: str | Path | None,
+    resume: bool,
+    announce: Callable[[str], None],
+    overrides: dict[str, Any],
+) -> Path:
+    """Run one bundle's training workflow."""
+    from monai.bundle import ConfigWorkflow
+
+    bundle = bundles_root() / name
+    output_dir.mkdir(parents=True, exist_ok=True)
+    start = bundle / "models" / "model.pt" if checkpoint == "shipped" else checkpoint
+    workflow = ConfigWorkflow(
+        str(bundle / "configs" / "train.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(bundle),
+        **{"dataset_dir": data_dir, "output_dir": str(output_dir), "resume": resume, "checkpoint": str(start or "")},
+        **overrides,
+    )
+    expected = describe_memory(workflow.parser)
+    announce(f"{name}: {expected}; starting from {_beginning(output_dir, resume, start)}")
+    if start:
+        load_weights(workflow.parser.get_parsed_content("network_def"), Path(start), f"{name} as configured")
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        raise _as_sentence(name, error, expected) from error
+    best = output_dir / "model.pt"
+    announce(f"{name}: best weights in {best}")
+    return best
+
+
+def _beginning(output_dir: Path, resume: bool, start: Any) -> str:
+    there = newest_checkpoint(str(output_dir)) if resume else ""
+    return there or (str(start) if start else "random weights")
+
+
+def describe_memory(parser: Any) -> str:
+    """Return a sentence on the memory that a parsed `train.json` will need."""
+    from .training_memory import training_bytes
+
+    values = {key: parser.get_parsed_content(key) for key in ("window", "batch_size", "windows_per_scan")}
+    windows = values["batch_size"] * values["windows_per_scan"]
+    network, loss = (parser.get_parsed_content(key) for key in ("network_def", "loss"))
+    needed = training_bytes(network, loss, parser["network_def"]["in_channels"], values["window"], windows)
+    size = " x ".join(map(str, values["window"]))
+    return f"{windows} windows of {size} voxels a step need about {needed / 1e9:.1f} GB in bfloat16"
+
+
+def _as_sentence(name: str, error: BaseException, expected: str) -> Exception:
+    """Return what went wrong as one sentence, or the error itself if it is a fault of ours."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    cause = chain[-1]
+    text = str(cause)
+    if isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text:
+        keys = "window, windows_per_scan, batch_size or the network's width"
+        return ValueError(f"{name}: out of memory ({expected}); make {keys} smaller")
+    if isinstance(cause, (ValueError, OSError)):
+        if "Original Traceback" in text:  # from a worker process
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        return ValueError(f"{name}: {text}")
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return keys and values of `KEY=VALUE` arguments; a value that is no JSON is text."""
+    import json
+
+    result = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{pair!r}: expected KEY=VALUE")
+        try:
+            result[key] = json.loads(value)
+        except ValueError:
+            result[key] = value
+    return result
