@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-SMALL = ((32, 32, 32), (32, 32, 64))
 PER_WEIGHT = 5 * 4  # weight, gradient, Adam's two moments, running average: float32 each
 TRANSIENT = 3  # of the largest tensor: a gradient, the one it is made from, a workspace
 
@@ -30,17 +29,19 @@ def training_bytes(
     The CUDA context (about 0.5 GB) and cuDNN's choice of workspace are not in it.
 
     Args:
-        network: on the CPU, sizes a multiple of 32.
+        network: on the CPU.
         loss: of (prediction, target).
         in_channels: of the network.
         window: `(I, J, K)` voxels.
         windows: in a step.
         mixed_precision: bfloat16 autocast.
     """
+    side = max(32, 16 * getattr(network, "stem", 1) * getattr(network, "spatial_downsample", 1))
+    sizes = ((side, side, side), (side, side, 2 * side))
     (small, largest), (large, larger) = (
-        _kept_bytes(network, loss, torch.zeros(1, in_channels, *size), mixed_precision) for size in SMALL
+        _kept_bytes(network, loss, torch.zeros(1, in_channels, *size), mixed_precision) for size in sizes
     )
-    voxels = [int(np.prod(size)) for size in SMALL]
+    voxels = [int(np.prod(size)) for size in sizes]
     share = windows * float(np.prod(window))
     per_voxel = (large - small) / (voxels[1] - voxels[0])
     transient = TRANSIENT * (larger - largest) / (voxels[1] - voxels[0])
