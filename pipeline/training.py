@@ -9,8 +9,10 @@ Example:
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,31 @@ def train(
         ValueError: bad data or arguments, a loss that is no longer a number, or too little memory.
     """
     names = stage_names(stage)
+    job = _Job(Path(data_dir), Path(output_dir), checkpoint, resume, overrides)
     for name in names:
-        _check(name, data_dir, Path(output_dir) / name, resume, overrides)
-    return {
-        name: _train_one(name, str(data_dir), Path(output_dir) / name, checkpoint, resume, announce, overrides)
-        for name in names
-    }
+        _check(name, job)
+    return {name: _train_one(name, job, announce) for name in names}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `train`."""
+
+    data_dir: Path
+    output_dir: Path
+    checkpoint: str | Path | None
+    resume: bool
+    overrides: dict[str, Any]
+
+    def start(self, name: str) -> Path | None:
+        """Return the weights to start from; None = random."""
+        if self.checkpoint == "shipped":
+            return bundles_root() / name / "models" / "model.pt"
+        return Path(self.checkpoint) if self.checkpoint else None
+
+    def earlier(self, name: str) -> str:
+        """Return the newest state of an earlier run, or ""."""
+        return newest_checkpoint(str(self.output_dir / name))
 
 
 def stage_names(stage: str | int) -> tuple[str, ...]:
@@ -74,12 +95,12 @@ def device_of(gpu: int | None) -> torch.device:
     return _device("auto" if gpu is None else f"cuda:{gpu}")
 
 
-def _check(name: str, data_dir: str | Path, output_dir: Path, resume: bool, overrides: dict[str, Any]) -> None:
+def _check(name: str, job: _Job) -> None:
     """Refuse what would fail later: unknown keys, unusable data, a folder that holds another training."""
     from monai.bundle import ConfigParser
 
     config = ConfigParser.load_config_file(str(bundles_root() / name / "configs" / "train.json"))
-    for key in overrides:
+    for key in job.overrides:
         top = key.split("::")[0]
         if top in OWN_KEYS:
             raise ValueError(f"{key!r} is set by an argument of its own")
@@ -88,55 +109,45 @@ def _check(name: str, data_dir: str | Path, output_dir: Path, resume: bool, over
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"{key!r} is no key of {name}'s train.json{hint}")
     for split in ("train", "val"):
-        read_split(str(data_dir), split, fold=overrides.get("fold", 0), masks=name == "vert_seg")
-    there = newest_checkpoint(str(output_dir))
-    if there and not resume:
-        raise ValueError(f"{there} is of an earlier training: resume it, or name another output folder")
+        read_split(str(job.data_dir), split, fold=job.overrides.get("fold", 0), masks=name == "vert_seg")
+    if job.earlier(name) and not job.resume:
+        raise ValueError(f"{job.earlier(name)} is of an earlier training: resume it, or name another output folder")
 
 
-def _train_one(
-    name: str,
-    data_dir: str,
-    output_dir: Path,
-    checkpoint: str | Path | None,
-    resume: bool,
-    announce: Callable[[str], None],
-    overrides: dict[str, Any],
-) -> Path:
-    """Run one bundle's training workflow."""
-    from monai.bundle import ConfigWorkflow
-
-    bundle = bundles_root() / name
-    output_dir.mkdir(parents=True, exist_ok=True)
-    start = bundle / "models" / "model.pt" if checkpoint == "shipped" else checkpoint
-    workflow = ConfigWorkflow(
-        str(bundle / "configs" / "train.json"),
-        logging_file=False,
-        workflow_type="train",
-        bundle_root=str(bundle),
-        **{"dataset_dir": data_dir, "output_dir": str(output_dir), "resume": resume, "checkpoint": str(start or "")},
-        **overrides,
-    )
-    expected = describe_memory(workflow.parser)
-    announce(f"{name}: {expected}; starting from {_beginning(output_dir, resume, start)}")
+def _train_one(name: str, job: _Job, announce: Callable[[str], None]) -> Path:
+    """Run one bundle's training workflow and return its best weights."""
+    workflow = _workflow(name, job)
+    expected, start = describe_memory(workflow.parser), job.start(name)
     if start:
-        load_weights(workflow.parser.get_parsed_content("network_def"), Path(start), f"{name} as configured")
+        load_weights(workflow.parser.get_parsed_content("network_def"), start, f"{name} as configured")
+    beginning = (job.resume and job.earlier(name)) or start or "random weights"
+    announce(f"{name}: {expected}; starting from {beginning}")
     try:
         workflow.initialize()
         workflow.run()
         workflow.finalize()
-    except KeyboardInterrupt:
-        raise
     except Exception as error:
         raise _as_sentence(name, error, expected) from error
-    best = output_dir / "model.pt"
+    best = job.output_dir / name / "model.pt"
     announce(f"{name}: best weights in {best}")
     return best
 
 
-def _beginning(output_dir: Path, resume: bool, start: Any) -> str:
-    there = newest_checkpoint(str(output_dir)) if resume else ""
-    return there or (str(start) if start else "random weights")
+def _workflow(name: str, job: _Job) -> Any:
+    """Return the bundle's training workflow, not yet initialized."""
+    from monai.bundle import ConfigWorkflow
+
+    bundle, output_dir = bundles_root() / name, job.output_dir / name
+    output_dir.mkdir(parents=True, exist_ok=True)
+    return ConfigWorkflow(
+        str(bundle / "configs" / "train.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(bundle),
+        **{"dataset_dir": str(job.data_dir), "output_dir": str(output_dir), "resume": job.resume},
+        **{"checkpoint": str(job.start(name) or "")},
+        **job.overrides,
+    )
 
 
 def describe_memory(parser: Any) -> str:
@@ -170,8 +181,6 @@ def _as_sentence(name: str, error: BaseException, expected: str) -> Exception:
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     """Return keys and values of `KEY=VALUE` arguments; a value that is no JSON is text."""
-    import json
-
     result = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
