@@ -56,7 +56,12 @@ def line(stage: str, mixed: bool, folder: str, options: argparse.Namespace) -> s
         workflow_type="train",
         bundle_root=str(bundles_root() / stage),
         **{"dataset_dir": folder, "output_dir": f"{folder}/{stage}{mixed}", "mixed_precision": mixed},
-        **{"epochs": options.steps + 2, "val_interval": 10**6, "num_workers": options.workers},
+        **{
+            "epochs": 1,
+            "train::data::repeat": options.steps + 2,
+            "val_interval": 10**6,
+            "num_workers": options.workers,
+        },
         **{"windows_per_scan": options.windows, "use_tensorboard": False, "show_progress": False},
         **(WIDE[stage] if options.wide else {}),
     )
@@ -80,7 +85,7 @@ def run(workflow: ConfigWorkflow) -> tuple[str, str, str]:
     trainer, profiler = workflow.parser.get_parsed_content("train::trainer"), BasicTimeProfiler()
     profiler.attach(trainer)
     trainer.run()
-    # The first two steps start workers and choose kernels.
+    # The first two steps wait for the workers to start and choose kernels.
     wait, work = (times[2:].sum().item() for times in (profiler.dataflow_times, profiler.processing_times))
     count = len(profiler.processing_times) - 2
     peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if torch.cuda.is_available() else "-"

@@ -55,7 +55,9 @@ class ScanDataset(CacheDataset):
 
     def _transform(self, index: int) -> Any:
         """Return the windows at an index, from the next readable scan."""
-        seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+        if not -len(self.data) <= index < len(self.data):
+            raise IndexError(f"scan {index} of {len(self.data)}")
+        seed = np.random.SeedSequence([self.seed, self.epoch, index % len(self.data)]).generate_state(1)[0]
         self.transform.set_random_state(seed=int(seed))
         for step in range(len(self.data)):
             chosen = (index + step) % len(self.data)

@@ -37,7 +37,7 @@ class GuardedGradients:
             ValueError: loss or gradients are not finite.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm or float("inf"))
-        loss = engine.state.output["loss"]
+        loss = engine.state.output["loss"].detach()
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
             scans = ", ".join(sorted(set(map(str, engine.state.batch.get("filename_or_obj", ["unknown"])))))
             raise ValueError(

@@ -23,7 +23,7 @@ from .handlers import newest_checkpoint
 from .run import STAGES, _device
 from .stage import bundles_root, load_weights
 
-OWN_KEYS = ("bundle_root", "dataset_dir", "output_dir", "resume", "checkpoint")
+OWN_KEYS = ("bundle_root", "dataset_dir", "data_dir", "output_dir", "stage", "resume", "checkpoint", "announce")
 logger = logging.getLogger(__name__)
 
 
@@ -102,12 +102,10 @@ def _check(name: str, job: _Job) -> None:
     config = ConfigParser.load_config_file(str(bundles_root() / name / "configs" / "train.json"))
     for key in job.overrides:
         top = key.split("::")[0]
-        if top in OWN_KEYS:
-            raise ValueError(f"{key!r} is set by an argument of its own")
-        if top not in config:
-            close = difflib.get_close_matches(top, config, 1)
+        if top not in config or top in OWN_KEYS:
+            close = difflib.get_close_matches(top, set(config) - set(OWN_KEYS), 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{key!r} is no key of {name}'s train.json{hint}")
+            raise ValueError(f"{key!r} is no key of {name}'s train.json to be set like this{hint}")
     for split in ("train", "val"):
         read_split(str(job.data_dir), split, fold=job.overrides.get("fold", 0), masks=name == "vert_seg")
     if job.earlier(name) and not job.resume:
@@ -184,8 +182,8 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     result = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"{pair!r}: expected KEY=VALUE")
+        if not equals or key in OWN_KEYS:
+            raise ValueError(f"{pair!r}: {'this has an option of its own' if equals else 'expected KEY=VALUE'}")
         try:
             result[key] = json.loads(value)
         except ValueError:

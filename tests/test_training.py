@@ -67,10 +67,8 @@ def workflow_of(dataset: Path, output: Path, epochs: int, **more) -> ConfigWorkf
         logging_file=False,
         workflow_type="train",
         bundle_root=str(bundle),
-        **{"dataset_dir": str(dataset), "output_dir": str(output), "epochs": epochs, "learning_rate": 0.01},
-        **QUIET,
-        **SMALL["spine_loc"],
-        **more,
+        **{"dataset_dir": str(dataset), "output_dir": str(output), "epochs": epochs},
+        **{**QUIET, **SMALL["spine_loc"], "learning_rate": 0.01, **more},
     )
     workflow.initialize()
     return workflow
@@ -127,7 +125,7 @@ def test_tensorboard_gets_scalars_and_pictures(dataset, tmp_path):
     events = accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
     assert {"loss", "val_center_error_mm"} <= set(events.Tags()["scalars"])
-    assert events.Tags()["images"] == ["output_0"]
+    assert events.Tags()["images"] == ["output_CHW"]
     assert (tmp_path / "validation" / "val_center_error_mm_raw.csv").read_text().startswith("filename,class0,mean\nc,")
 
 
@@ -199,8 +197,11 @@ def test_the_defaults_are_the_specified_ones(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stage", "1", "--set", "windw=3"], "'windw' is no key of spine_loc's train.json; did you mean window?"),
-        (["--stage", "1", "--set", "checkpoint=a"], "'checkpoint' is set by an argument of its own"),
+        (
+            ["--stage", "1", "--set", "windw=3"],
+            "'windw' is no key of spine_loc's train.json to be set like this; did you mean window?",
+        ),
+        (["--stage", "1", "--set", "checkpoint=a"], "'checkpoint=a': this has an option of its own"),
         (["--gpu", "93"], "device 'cuda:93': no such GPU here"),
         (["--checkpoint", "a.pt"], "--checkpoint a.pt: name the --stage it belongs to"),
         (["--stage", "1", "--checkpoint", "a.pt"], "a.pt: no weights for spine_loc"),
