@@ -17,9 +17,9 @@ from ignite.handlers import BasicTimeProfiler
 from monai.bundle import ConfigWorkflow
 
 from pipeline.cli import main as vertebrae
-from pipeline.training_memory import training_bytes
 from pipeline.run import STAGES
 from pipeline.stage import bundles_root
+from pipeline.training_memory import training_bytes
 
 WIDE = {
     "spine_loc": {"features": [64, 128, 256, 512]},

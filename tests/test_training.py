@@ -17,9 +17,9 @@ from monai.bundle import ConfigWorkflow
 
 from pipeline.cli import main
 from pipeline.handlers import newest_checkpoint
-from pipeline.training_memory import training_bytes
 from pipeline.networks import UNet3D
 from pipeline.training import parse_overrides, stage_names, train
+from pipeline.training_memory import training_bytes
 
 CPU = torch.device("cpu")
 SMALL = {"spine_loc": {"window": [24, 24, 56], "elastic_mm": 8.0, "features": [2, 2, 4, 4]}}
