@@ -9,13 +9,10 @@ be nearer. Surface metrics follow MONAI's definitions on the voxels of a mask th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import KDTree
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 HIT_MM = 20.0
 MODES = ("strict", "organiser")
@@ -138,27 +135,3 @@ def panoptic_quality(iou: np.ndarray) -> PanopticQuality:
         return PanopticQuality(float("nan"), float("nan"), float("nan"))
     sq, rq = float(matched.mean()) if matched.size else 0.0, 2 * matched.size / total
     return PanopticQuality(sq * rq, sq, rq)
-
-
-def heatmap_identification(heatmaps: Tensor, target: Tensor, voxel_mm: float) -> np.ndarray:
-    """Tell per channel whether the plain maximum of the heatmap is `identified` (organiser mode).
-
-    Args:
-        heatmaps: `(C, I, J, K)` prediction; a channel below 0.05 everywhere predicts nothing.
-        target: `(C, I, J, K)`; a channel has a landmark where its maximum exceeds 0.5.
-        voxel_mm: voxel size of both.
-
-    Returns:
-        `(C,)` float32: 1 = hit, 0 = missed, NaN = no landmark.
-    """
-    predicted_mm, truth_mm = (_peaks_vox(x, low) * voxel_mm for x, low in ((heatmaps, 0.05), (target, 0.5)))
-    hits = identified(predicted_mm, truth_mm, mode="organiser").astype(np.float32)
-    return np.where(np.isfinite(truth_mm).all(axis=1), hits, np.float32(np.nan))
-
-
-def _peaks_vox(heatmaps: Tensor, above: float) -> np.ndarray:
-    """Return `(C, 3)` voxel indices of the maxima; NaN where the maximum is not above a value."""
-    height, place = heatmaps.flatten(1).max(dim=1)
-    peaks = np.stack(np.unravel_index(place.cpu().numpy(), tuple(heatmaps.shape[1:])), axis=1).astype(np.float64)
-    peaks[(height <= above).cpu().numpy()] = np.nan
-    return peaks

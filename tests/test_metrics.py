@@ -4,12 +4,10 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.metrics import (
     best_shift,
     dice,
-    heatmap_identification,
     id_rate,
     identified,
     localization_errors_mm,
@@ -137,15 +135,3 @@ def test_panoptic_quality_by_hand():
     assert panoptic_quality(iou) == pytest.approx((0.8 * 2 / 5, 0.8, 2 / 5))
     assert panoptic_quality(np.empty((0, 3))) == (0, 0, 0)
     assert all(map(math.isnan, panoptic_quality(np.empty((0, 0)))))
-
-
-def test_plain_maxima_of_heatmaps():
-    truth, predicted = torch.zeros(2, 5, 8, 9, 10)
-    peaks = [((1, 2, 3), (1, 2, 3)), ((1, 2, 3), (4, 6, 3)), ((1, 2, 3), (4, 6, 4)), ((1, 2, 3), (1, 2, 3))]
-    for channel, (true, found) in enumerate(peaks):
-        truth[channel][true], predicted[channel][found] = 0.9, 0.3
-    predicted[3] *= 0.1  # too faint
-    predicted[4, 0, 0, 0] = 1.0  # no truth there
-    # 3 and 4 voxels of 4 mm are 20 mm; 3, 4 and 1 are more
-    np.testing.assert_array_equal(heatmap_identification(predicted, truth, 4.0), [1, 1, 0, 0, np.nan])
-    assert np.isnan(heatmap_identification(predicted, 0.5 * truth, 4.0)).all()
