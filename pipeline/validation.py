@@ -67,7 +67,7 @@ def _center_error(box_mm: np.ndarray, landmarks_mm: np.ndarray) -> float:
 
 
 class LandmarkIdentification(CumulativeIterationMetric):
-    """Share of vertebrae that are named right and at most 20 mm off (VerSe's identification rate)."""
+    """Share of vertebrae that are named right and less than 20 mm off (VerSe's identification rate)."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return `(B, 26)` of `(B, 26, 3)` landmarks in mm: 1 = identified, 0 = not, NaN = not in the truth."""

@@ -251,7 +251,8 @@ LEARN = {
         "window": [32, 32, 48],
         "val_window": [48, 48, 64],
         "features": [8, 16, 16, 16],
-        "epochs": 120,
+        "epochs": 200,
+        "lr_gamma": 0.98,
         "spacing_mm": 2.0,
     },
 }
