@@ -33,7 +33,7 @@ def main() -> None:
     affine[:3, 3] = (spine.at(14) + [0, 40, 0]) - affine[:3, :3] @ ((np.array(options.shape) - 1) / 2)
     with tempfile.TemporaryDirectory() as folder:
         print(f"Making a {'x'.join(map(str, options.shape))} scan ...", flush=True)
-        phantom = make_phantom(SEED, anomaly="none", grid=Grid(tuple(options.shape), affine))
+        phantom = make_phantom(SEED, variant="none", grid=Grid(tuple(options.shape), affine))
         write_phantom(Path(folder), "large", phantom)
         del phantom
         command = [

@@ -90,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=0, help="scan i is made from (seed, i)")
     phantom.add_argument("--preset", default="mixed", help="mixed, localization or segmentation (default: mixed)")
     phantom.add_argument("--shapes", type=Path, help="folder of vertebra masks to mix with the procedural shapes")
+    phantom.add_argument("--variant", help="what every scan shows, such as L6 or T13+wedge-2 (default: by chance)")
+    phantom.add_argument("--layout", default="plain", help="plain, or verse as the VerSe data sets (default: plain)")
     phantom.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
 
     prepare = commands.add_parser("prepare", help="check training data (VerSe, a data folder, masks) and list them")
@@ -200,7 +202,14 @@ def _phantom(options: argparse.Namespace) -> int:
     if options.count < 1:
         raise ValueError(f"--count {options.count}: expected at least 1")
     made = write_phantoms(
-        options.out, options.count, options.seed, options.preset, shapes=options.shapes, workers=options.workers
+        options.out,
+        options.count,
+        options.seed,
+        options.preset,
+        shapes=options.shapes,
+        variant=options.variant,
+        layout=options.layout,
+        workers=options.workers,
     )
     for _ in tqdm(made, total=options.count, desc="phantoms", unit="scan", disable=None):
         pass

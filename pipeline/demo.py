@@ -46,7 +46,7 @@ def demo_phantom(seed: int) -> Phantom:
     affine[:3, :3] = rotation * [-0.9, -0.9, 2.0]
     shape = (200, 200, int((spine.at(13)[2] - spine.sacrum_mm[2] + 60) / 2))
     affine[:3, 3] = center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return make_phantom((SEED, seed), anomaly="none", grid=Grid(shape, affine))
+    return make_phantom((SEED, seed), variant="none", grid=Grid(shape, affine))
 
 
 def table(phantom: Phantom, result: Result) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from ..labels import NAMES, T12_ROW, T13_ROW
+from .variants import Variants, draw_variants
 
 # Body center to the next lower one, C1-C2 ... L5-L6: length in mm, sagittal tilt in degrees (positive = backward).
 PAIR_LENGTH_MM = np.array(
@@ -23,6 +24,7 @@ PAIR_TILT_DEG = np.array(
     + [-5.7, -9.8, -12.4, -14.4, -9.3, -0.9, 12.2, 16.0]
 )
 L5_TO_S1_MM, L5_TO_S1_TILT_DEG = 31.0, 32.0
+DISC_SHARE = 0.25  # of the distance between two bodies
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Spine:
         frames: `(N, 3, 3)`; columns are the vertebra's right, anterior and up axes.
         scales: `(N, 3)` size along those axes relative to the mean vertebra of that level.
         sacrum_mm: `(3,)` center of the first sacral segment.
-        wedges: `(N,)` lost share of the anterior body height (0 = none).
+        sacral_tilt: how far the axis of S1 leans backward going down, radians.
+        variants: what is special about this spine.
     """
 
     rows: tuple[int, ...]
@@ -43,67 +46,81 @@ class Spine:
     frames: np.ndarray
     scales: np.ndarray
     sacrum_mm: np.ndarray
-    wedges: np.ndarray
+    sacral_tilt: float
+    variants: Variants
 
     def at(self, row: int) -> np.ndarray:
         """Return the `(3,)` center of a row, or of the nearest one present."""
-        rows = np.array([_height(r) for r in self.rows])
-        return self.centers_mm[int(np.argmin(np.abs(rows - _height(row))))]
+        levels = np.array([level_of(r) for r in self.rows])
+        return self.centers_mm[int(np.argmin(np.abs(levels - level_of(row))))]
+
+    def ends_mm(self) -> np.ndarray:
+        """Return `(N + 1, 3)`: the body centers and that of the first sacral segment."""
+        return np.concatenate([self.centers_mm, self.sacrum_mm[None]])
 
 
-def _height(row: int) -> float:
+def level_of(row: int) -> float:
     """Place of a row on the axis C1 = 0 ... L6 = 24, T13 between T12 and L1."""
     return T12_ROW + 0.5 if row == T13_ROW else float(row)
 
 
-def draw_rows(rng: np.random.Generator, anomaly: str | None = None) -> tuple[int, ...]:
-    """Draw which vertebrae exist; anomalies come at the rates of the VerSe corpus unless one is asked for.
-
-    Args:
-        rng: source of randomness.
-        anomaly: None (by chance), "none", "L6", "L4-only", "T13" or "no-T12".
-    """
-    if anomaly is None:
-        anomaly = str(rng.choice(["none", "L6", "L4-only", "T13", "no-T12"], p=[0.87, 0.08, 0.01, 0.02, 0.02]))
-    rows = list(range(24))
-    if anomaly == "L6":
-        rows.append(24)
-    elif anomaly == "L4-only":
-        rows.remove(23)
-    elif anomaly == "T13":
-        rows.insert(T12_ROW + 1, T13_ROW)
-    elif anomaly == "no-T12":
-        rows.remove(T12_ROW)
-    elif anomaly != "none":
-        raise ValueError(f"anomaly {anomaly!r}: expected none, L6, L4-only, T13 or no-T12")
-    return tuple(rows)
+def kind_of(row: int) -> int:
+    """Return the row whose shape a vertebra has: T13 looks like T12, L6 like L5."""
+    return T12_ROW if row == T13_ROW else min(row, 23)
 
 
-def draw_spine(rng: np.random.Generator, anomaly: str | None = None, *, fracture_rate: float = 0.04) -> Spine:
-    """Draw one subject's spine.
-
-    Args:
-        rng: source of randomness.
-        anomaly: see `draw_rows`.
-        fracture_rate: probability that a vertebra below T3 is wedged.
-    """
-    rows = draw_rows(rng, anomaly)
+def draw_spine(rng: np.random.Generator, variant: str | None = None) -> Spine:
+    """Draw one subject's spine; `variant` as in `variants.draw_variants`."""
+    variants = draw_variants(rng, variant)
+    rows = variants.rows
     pairs = np.minimum([T12_ROW if r == T13_ROW else r for r in rows], len(PAIR_LENGTH_MM) - 1)
     subject = np.exp(rng.normal(0, 0.07))
     growth = np.exp(0.03 * _smooth(rng, len(rows), 1.5))
     lengths = np.append(PAIR_LENGTH_MM[pairs][:-1], L5_TO_S1_MM) * subject * growth
+    lengths = lengths * _shortened(variants)
     tilt, bend = _draw_angles(rng, pairs)
+    tilt = tilt + _kyphosis(variants)
     steps = lengths[:, None] * np.stack([np.sin(bend), -np.sin(tilt), -np.cos(tilt) * np.cos(bend)], axis=1)
-    centers = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
-    wedged = (rng.random(len(rows)) < fracture_rate) & (np.array(rows) > 9)
+    frames = _frames(rng, steps)
+    ends = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
+    for row, slip in variants.slips_mm.items():
+        index = rows.index(row)
+        ends[index + 1 :] -= slip * frames[index, :, 1]
     return Spine(
         rows=rows,
-        centers_mm=centers[:-1],
-        frames=_frames(rng, steps),
+        centers_mm=ends[:-1],
+        frames=frames,
         scales=_scales(rng, rows, subject, growth),
-        sacrum_mm=centers[-1],
-        wedges=np.where(wedged, rng.uniform(0.15, 0.6, len(rows)), 0.0),
+        sacrum_mm=ends[-1],
+        sacral_tilt=float(np.clip(tilt[-1] + np.deg2rad(rng.normal(14, 6)), 0.2, 1.3)),
+        variants=variants,
     )
+
+
+def _shortened(variants: Variants) -> np.ndarray:
+    """Return `(N,)` factors of the steps: lost body height and lost discs bring neighbors together."""
+    factor = np.ones(len(variants.rows))
+    for row, fracture in variants.fractures.items():
+        lost = (1 - DISC_SHARE) / 2 * fracture.loss * {"wedge": 0.45, "biconcave": 0.3, "crush": 1.0}[fracture.kind]
+        index = variants.rows.index(row)
+        factor[index] -= lost
+        factor[max(index - 1, 0)] -= lost
+    for upper, _ in variants.fused:
+        factor[variants.rows.index(upper)] *= 0.9
+    if variants.transitional:
+        factor[-1] *= 0.92
+    return factor
+
+
+def _kyphosis(variants: Variants) -> np.ndarray:
+    """Return `(N,)` radians added to the tilt of the steps: a wedged body bends the spine forward."""
+    added = np.zeros(len(variants.rows))
+    for row, fracture in variants.fractures.items():
+        if fracture.kind == "wedge":
+            index, angle = variants.rows.index(row), 0.7 * np.arctan(fracture.loss * 0.8)
+            added[:index] += angle / 2
+            added[index:] -= angle / 2
+    return added
 
 
 def _smooth(rng: np.random.Generator, count: int, width: float) -> np.ndarray:

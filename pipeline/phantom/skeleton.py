@@ -1,0 +1,106 @@
+"""Ribs, sternum, shoulder girdle, pelvis and hips, as signed distances."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .spine import level_of
+from .torso import CHEST_LEVEL, CHEST_MM
+
+if TYPE_CHECKING:
+    from .body import Body
+
+
+def paint_skeleton(body: Body) -> None:
+    """Unite the bones around the spine; skull and sacrum have modules of their own."""
+    _join_ribs(body)
+    _join_sternum(body)
+    _join_shoulders(body)
+    _join_pelvis(body)
+
+
+def _join_ribs(body: Body) -> None:
+    bone, thick = body.bone, body.rng.uniform(4.0, 5.4)
+    for row, shares in body.spine.variants.ribs.items():
+        for side, share in zip((-1, 1), shares, strict=True):
+            points = rib_mm(body, row, side, share)
+            if len(points) > 1:
+                radius = np.append(np.full(len(points) - 1, thick), 3.0)
+                bone.join(bone.tube(points, radius))
+
+
+def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
+    """Return `(P, 3)` points of one rib from its joint, around the chest wall and down; none for a share under 0.03.
+
+    Args:
+        body: the subject.
+        row: its vertebra.
+        side: -1 left, 1 right.
+        share: length as a share of the way to the midline in front.
+    """
+    if share < 0.03:
+        return np.empty((0, 3))
+    index, level = body.spine.rows.index(row), level_of(row)
+    center, frame, scale = body.spine.centers_mm[index], body.spine.frames[index], body.spine.scales[index]
+    half = np.interp(level, [7, 12, 18], [15, 15, 19]) * scale[0]
+    joint = center + frame @ np.array([side * (half + 4), -8, 5 if level < 16.5 else 0])
+    tip = center + frame @ np.array([side * (half + 19), -24, 4])
+    a, b, front = (np.interp(level, CHEST_LEVEL, values) * body.girth for values in CHEST_MM)
+    start = np.arctan2(half + 22, front + 22)
+    angles = start + np.linspace(0.12, 1.0, 14) * share * (np.pi - start)
+    angles = angles[: max(round(14 * min(1, share * 4)), 1)]
+    drop = np.interp(level, [7, 10, 15, 18], [35, 75, 105, 80]) * ((angles - start) / np.pi) ** 1.2
+    wall = np.stack([side * a * np.sin(angles), front - b * np.cos(angles), -drop], axis=1)
+    wall[:, 1] = np.maximum(wall[:, 1], -60)
+    return np.concatenate([joint[None], tip[None], center + wall])
+
+
+def _join_sternum(body: Body) -> None:
+    bone = body.bone
+    nodes = ((8.5, 62), (10, 80), (12, 118), (14, 140))
+    line = np.array([body.near(level, 0, front * body.girth) for level, front in nodes])
+    for offset in (-9, 0, 9):
+        bone.join(bone.tube(line + [offset, 0, 0], 5.5))
+
+
+def _join_shoulders(body: Body) -> None:
+    rng, bone, girth = body.rng, body.bone, body.girth
+    lift = rng.normal(0, 14)
+    for side in (-1, 1):
+        notch, tip = body.near(8.5, side * 14, 58), body.near(7.5, side * 155 * girth, 0, lift)
+        bend = (notch + tip) / 2 + [0, 14, 4]
+        bone.join(bone.tube(np.array([notch, bend, tip]), 6))
+        top, low = body.near(8, side * 95 * girth, -52, lift), body.near(13, side * 92 * girth, -62, lift)
+        edge = body.near(9, side * 150 * girth, -12, lift)
+        for t in np.linspace(0, 1, 6):
+            bone.join(bone.tube(np.array([top + t * (low - top), edge]), 2.6))
+        bone.join(bone.tube(np.array([top, low]), 4.0))
+        bone.join(bone.tube(np.array([(3 * top + low) / 4 + [0, -12, 0], tip]), 4.5))
+        head = body.near(8.3, side * 168 * girth, -5, lift)
+        bone.join(bone.ellipsoid(head, (23, 23, 24)))
+        bone.join(bone.tube(np.array([head, head + [side * 14, 5, -150]]), 12))
+
+
+def _join_pelvis(body: Body) -> None:
+    """Iliac wings beside the sacrum, acetabula, femoral heads, pubic arch."""
+    bone, first = body.bone, body.spine.sacrum_mm
+    for side in (-1, 1):
+        mirror = np.array([side, 1, 1]) * body.pelvis
+        crest = [(46, -58, -22), (52, -52, 4), (66, -28, 28), (100, 12, 40), (128, 55, 22), (126, 72, -5)]
+        points = np.array(crest) * mirror + first
+        cup = first + np.array([88, 38, -78]) * mirror
+        foot = first + np.array([56, -8, -56]) * mirror
+        for a, b in pairwise(points):
+            for t in np.linspace(0, 1, 8):
+                start = a + t * (b - a)
+                bone.join(bone.tube(np.array([start, (foot + cup) / 2 + (start - cup) * 0.3]), 4.2))
+        bone.join(bone.tube(points, 6.0))
+        bone.join(bone.ellipsoid(cup, (26, 26, 26)), shell_mm=7)
+        bone.join(bone.ellipsoid(cup, (22, 22, 22)))
+        shaft = np.array([cup, cup + [side * 38, -8, -30], cup + [side * 30, -5, -160]])
+        bone.join(bone.tube(shaft, 14))
+        bone.join(bone.tube(np.array([cup + [-side * 20, 18, -18], first + [side * 8, 72, -105]]), 8))
+        bone.join(bone.tube(np.array([cup + [-side * 12, -20, -20], cup + [-side * 22, -26, -55]]), 10))
