@@ -1,7 +1,7 @@
 """The vertebrae of a spine: procedural shapes for every level, or masks from a library, with their variants.
 
-Sizes are the mean extents measured on expert masks and bone meshes; proportions of arch and processes follow
-published morphometry (Panjabi et al. 1991, 1992).
+A procedural vertebra is a body with pedicles, joints, laminae and processes, built from the mean sizes of its level
+(`morphometry`), each varied; C1 is a ring and C2 carries the dens.
 """
 
 from __future__ import annotations
@@ -12,49 +12,52 @@ import numpy as np
 from scipy import ndimage
 
 from .library import Library
+from .morphometry import ATLAS_COLUMNS, ATLAS_MM, AXIS_COLUMNS, AXIS_MM, COLUMNS, TYPICAL_MM
 from .shapes import FAR_MM, Shape, broken, cropped, stretched_to, varied, winged
 from .spine import Spine, kind_of
 
 SPACING_MM = 2.0
-_LOW_MM, _HIGH_MM = np.array([-58.0, -76.0, -54.0]), np.array([58.0, 38.0, 44.0])
-
-# C3 ... L5: body width, depth and height; whole extent right-left, front-back, top-bottom (mm).
-_BODY_MM = np.array(
-    [[25, 18, 15], [26, 18, 14.5], [27, 18, 14], [29, 19, 13.5], [30, 18.5, 15.5], [33, 18, 17], [30, 19, 18.5]]
-    + [[28, 21, 19], [27, 23, 19.5], [28, 24.5, 20], [30, 27, 20], [32, 29, 20.5], [33, 30, 20.5], [34, 30, 20.5]]
-    + [[37, 30, 21], [38, 30, 23], [39, 31, 24.5], [41.5, 33, 26.5], [42, 33.5, 27], [43, 33.5, 27], [45, 35, 27]]
-    + [[48.5, 35, 26.5]]
-)
-_EXTENT_MM = np.array(
-    [[57, 47, 28], [58, 46, 28], [60, 51, 28], [62, 57, 28], [70, 62, 30], [78, 65, 35], [77, 67, 43], [71, 69, 50]]
-    + [[69, 73, 52], [70, 73, 55], [71, 73, 58], [68, 75, 58], [66, 76, 57], [62, 73, 50], [59, 73, 45]]
-    + [[52, 75, 45], [53, 78, 46], [74, 87, 52], [87, 88, 52], [93, 89, 51], [96, 88, 48], [99, 82, 46]]
-)
+_LOW_MM, _HIGH_MM = -56.0, 44.0
 
 
-def procedural_shape(row: int, rng: np.random.Generator) -> Shape:
-    """Return a vertebra of that level built from ellipsoids and capsules, no two alike."""
+def procedural_shape(row: int, rng: np.random.Generator, *, share: float = 1.0) -> Shape:
+    """Return a vertebra of that level built from simple solids; `share` of the natural variation makes no two alike."""
     kind = kind_of(row)
-    reach = _EXTENT_MM[max(kind - 2, 0)] * 0.55 + 8
-    low, high = np.maximum(_LOW_MM, [-reach[0] - 6, -2 * reach[1], -99]), np.minimum(_HIGH_MM, [reach[0] + 6, 99, 99])
+    sizes = sizes_mm(kind)
+    varied_mm = {name: value * float(np.exp(share * rng.normal(0, 0.04))) for name, value in sizes.items()}
+    reach_x, reach_y = sizes["tip_x"] + 14, -min(sizes.get("spine_y", 0), sizes.get("end_y", 0), sizes.get("back", 0))
+    low, high = np.array([-reach_x, -reach_y - 16, _LOW_MM]), np.array([reach_x, 32.0, _HIGH_MM])
     axes = [np.arange(a, b + 1e-6, SPACING_MM, dtype=np.float32) for a, b in zip(low, high, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-    bone = _Bone(np.abs(x), y, z, rng)
-    (_atlas, _axis, _typical)[min(kind, 2)](bone, kind)
-    bumps = rng.standard_normal((12, 12, 10), dtype=np.float32)
-    bone.distance += 0.5 * ndimage.zoom(bumps, np.array(bone.distance.shape) / (12, 12, 10), order=1)
-    return cropped(Shape(bone.distance, low, SPACING_MM, "procedural"))
+    distance = build(kind, varied_mm, np.abs(x), y, z)
+    bumps = rng.standard_normal((12, 12, 10), dtype=np.float32) * np.float32(0.5 * share)
+    distance += ndimage.zoom(bumps, np.array(distance.shape) / (12, 12, 10), order=1)
+    return cropped(Shape(distance, low, SPACING_MM, "procedural"))
+
+
+def sizes_mm(kind: int) -> dict[str, float]:
+    """Return the mean sizes of a level by name."""
+    columns, values = (
+        (ATLAS_COLUMNS, ATLAS_MM),
+        (AXIS_COLUMNS, AXIS_MM),
+        (COLUMNS, TYPICAL_MM[max(kind - 2, 0)]),
+    )[min(kind, 2)]
+    return dict(zip(columns, values.tolist(), strict=True))
+
+
+def build(kind: int, sizes: dict[str, float], x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the signed distance of a vertebra at positions in mm that broadcast; `x` is that from its midline."""
+    bone = _Bone(x, y, z)
+    (_atlas, _axis, _typical)[min(kind, 2)](bone, sizes, kind)
+    return bone.distance
 
 
 class _Bone:
     """A union of simple solids, smooth where they meet; x is already mirrored (`abs`), so each solid comes in pairs."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, rng: np.random.Generator) -> None:
-        self.x, self.y, self.z, self.rng = x, y, z, rng
+    def __init__(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+        self.x, self.y, self.z = x, y, z
         self.distance = np.full(np.broadcast_shapes(x.shape, y.shape, z.shape), FAR_MM, dtype=np.float32)
-
-    def vary(self, value: float, share: float = 0.08) -> float:
-        return float(value * np.exp(self.rng.normal(0, share)))
 
     def add(self, distance: np.ndarray, blend_mm: float = 2.0) -> None:
         """Join a solid by polynomial smooth minimum."""
@@ -78,72 +81,61 @@ class _Bone:
         back = np.where(self.y < 0, np.float32(0.92), np.float32(1.0))
         r = ((self.x / (width / 2)) ** 2.4 + (np.abs(self.y) / (depth / 2 * back)) ** 2.4) ** (1 / 2.4) / girth
         side = (r - 1) * min(width, depth) / 2
-        hollow = min(self.vary(1.6, 0.4), 0.2 * height) * np.clip(1 - r**2, 0, 1)
+        hollow = min(1.6, 0.1 * height) * np.clip(1 - r**2, 0, 1)
         end = np.abs(z) - (height / 2 - hollow)
         outside = np.sqrt(np.maximum(side + 1.5, 0) ** 2 + np.maximum(end + 1.5, 0) ** 2)
         self.add(outside + np.minimum(np.maximum(side + 1.5, end + 1.5), 0) - 1.5, blend_mm=0.5)
 
 
-def _typical(bone: _Bone, row: int) -> None:
-    """C3 to L5: body, pedicles, laminae, articular, transverse and spinous processes."""
-    vary = bone.vary
-    width, depth, height = (vary(value, 0.03) for value in _BODY_MM[row - 2])
-    reach_x, reach_y, reach_z = (vary(value, 0.05) for value in _EXTENT_MM[row - 2])
-    cervical, lumbar = row < 7, row > 18
-    canal_x = vary(np.interp(row, [2, 6, 9, 15, 19, 23], [12, 12.5, 9, 8.5, 11, 13]))  # half width
-    canal_y = vary(np.interp(row, [2, 6, 9, 15, 19, 23], [14, 14, 15, 15, 16.5, 17]))  # depth
-    wall = -depth / 2
-    back = wall - canal_y
-    pedicle = vary(np.interp(row, [2, 7, 11, 18, 23], [3.2, 3.6, 3.2, 4.2, 5.6]))
-    bone.body(width, depth, height)
-    bone.capsule((canal_x - 1, wall + 3, height * 0.2), (canal_x + 2, wall - 7, height * 0.15), pedicle, (1, 1, 0.75))
-    for top in (0.15, -0.3):
-        bone.capsule((canal_x + 2, wall - canal_y * 0.55, height * top), (0, back - 2, height * (top - 0.2)), 3.2)
-    facet = canal_x + (6 if cervical else 3)
-    low = -height / 2 - vary(5 if cervical else 9)
-    bone.capsule((facet, back + 5, 0), (facet, back + 6, height / 2 + 3), 5 if cervical else 3.8)
-    bone.capsule((facet - 1, back + 3, 0), (facet - 2.5, back + 1, low), 4.5 if cervical else 3.6)
-    tip_x = reach_x / 2 - 2.5
-    if cervical:
-        bone.capsule((width / 2 - 2, wall + 6, 0), (tip_x, wall + 6, -2), 3.0)
-        bone.capsule((facet, wall - 2, 0), (tip_x, wall - 1, -2), 2.8)
-        bone.capsule((width / 2 - 2, 0, height / 2 - 2), (width / 2 - 1, 1, height / 2 + 2.5), 2.0)  # uncus
-    elif lumbar:
-        bone.capsule((canal_x + 4, wall - 6, 2), (tip_x, wall - 10, 3), 3.6, (1, 1, 0.6))
+def _typical(bone: _Bone, s: dict[str, float], kind: int) -> None:
+    """C3 to L5: body, pedicles, joints, laminae, transverse and spinous processes."""
+    wall = -s["depth"] / 2
+    pillar = (s["pillar_x"], s["pillar_y"], 0.0)
+    bone.body(s["width"], s["depth"], s["height"])
+    start = (s["pedicle_x"] - 1, wall + 3, s["pedicle_z"])
+    bone.capsule(start, (s["pedicle_x"] + 2, s["pillar_y"] + 3, s["pedicle_z"]), s["pedicle_r"], (1, 1, 0.75))
+    bone.capsule(pillar, (s["upper_x"], s["upper_y"], s["upper_z"]), s["joint_r"])
+    bone.capsule(pillar, (s["lower_x"], s["lower_y"], s["lower_z"]), s["joint_r"] * 0.95)
+    for top, fall in ((s["lamina_top"], 3), (s["lamina_low"], 2)):
+        bone.capsule((s["pillar_x"] - 1, s["pillar_y"], top), (0, s["lamina_y"], top - fall), s["lamina_r"])
+    tip = (s["tip_x"], s["tip_y"], s["tip_z"])
+    if kind < 7:
+        bone.capsule((s["width"] / 2 - 2, wall + 6, 0), (s["tip_x"], wall + 6, -2), 3.0)
+        bone.capsule((s["width"] / 2 - 2, 0, s["height"] / 2 - 2), (s["width"] / 2 - 1, 1, s["height"] / 2 + 2.5), 2.0)
+        bone.capsule(pillar, tip, s["tip_r"])
     else:
-        bone.capsule((canal_x + 4, wall - 9, 3), (tip_x, back - vary(4), 5), 4.2)
-    thick = 2.4 if cervical else 3.0
-    half = vary(8.5 if lumbar else 4.5)
-    tip_y = -(reach_y - depth / 2) + 3
-    tip_z = -vary(10.0) if lumbar else -(reach_z - height / 2 - 8) + half
-    bone.capsule((0, back - 3, -height * 0.25), (0, tip_y, tip_z), half, (half / thick, 1, 1))
+        root = (s["pillar_x"], s["pillar_y"] + 1, s["pedicle_z"])
+        bone.capsule(root, tip, s["tip_r"], (1, 1, 0.75 if kind > 18 else 1))
+    flat = s["spine_half"] / s["spine_r"]
+    bone.capsule((0, s["lamina_y"], s["spine_z"]), (0, s["spine_y"], s["end_z"]), s["spine_half"], (flat, 1, 1))
 
 
-def _atlas(bone: _Bone, _: int) -> None:
+def _atlas(bone: _Bone, s: dict[str, float], _: int) -> None:
     """C1: a ring with lateral masses; no body."""
-    vary = bone.vary
-    half_x, front, back = vary(18.5, 0.04), vary(17, 0.05), vary(-24, 0.05)
-    bone.capsule((half_x - 2, 6, -5), (half_x + 2, -1, 4), 6.5)
-    bone.capsule((half_x + 1, 5, 5), (half_x + 3, -6, 4), 5.0)
-    bone.capsule((half_x + 3, 0, -1), (vary(39, 0.05), -3, -2), 4.0)
+    x, y, z = s["mass_x"], s["mass_y"], s["mass_z"]
+    bone.capsule((x - 2, y + 3, z - 3), (x + 2, y - 3, z + 5), s["mass_r"])
+    bone.capsule((x + 1, s["facet_y"] + 5, s["facet_z"]), (x + 3, s["facet_y"] - 5, s["facet_z"]), s["facet_r"])
+    bone.capsule((x + 3, y - 1, z), (s["tip_x"], s["tip_y"], s["tip_z"]), s["tip_r"])
     arc = np.linspace(0, np.pi / 2, 5)
-    rear = [((half_x + 2) * np.sin(a), back * np.cos(a), 0) for a in arc]
-    fore = [(half_x * 0.9 * np.sin(a), 6 + (front - 6) * np.cos(a), -1) for a in arc]
-    for points, radius in ((rear, 2.9), (fore, 3.3)):
+    rear = [((x + 2) * np.sin(a), s["back"] * np.cos(a), s["rear_z"] * np.cos(a)) for a in arc]
+    fore = [(x * 0.9 * np.sin(a), 6 + (s["front"] - 6) * np.cos(a), z) for a in arc]
+    for points, radius in ((rear, s["ring_r"]), (fore, s["fore_r"])):
         for start, end in pairwise(points):
             bone.capsule(start, end, radius)
 
 
-def _axis(bone: _Bone, _: int) -> None:
+def _axis(bone: _Bone, s: dict[str, float], _: int) -> None:
     """C2: body with dens, superior facets, a stout bifid spinous process."""
-    vary = bone.vary
-    bone.body(vary(21, 0.05), vary(16.5, 0.05), vary(20, 0.05), center_z=-6)
-    bone.capsule((0, 0, 0), (0, vary(1.5), vary(19, 0.07)), vary(5.2))
-    bone.capsule((12, -2, 0), (15, -3, 4), 6.5)
-    bone.capsule((15, -6, -4), (vary(26), -7, -7), 3.0)
-    bone.capsule((13, -9, -4), (16, -14, -14), 4.8)
-    bone.capsule((14, -12, -5), (0, -26, -9), 3.8, (1, 1, 0.7))
-    bone.capsule((0, -26, -9), (4, vary(-40, 0.05), -16), 4.2)
+    bone.body(s["width"], s["depth"], s["height"], center_z=s["body_z"])
+    bone.capsule((0, 0, 0), (0, s["dens_y"], s["dens_z"]), s["dens_r"])
+    facet = (s["facet_x"], s["facet_y"], s["facet_z"])
+    bone.capsule((s["facet_x"] - 3, facet[1], facet[2] - 2), (facet[0] + 1, facet[1], facet[2] + 1), s["facet_r"])
+    bone.capsule((facet[0], facet[1] - 3, facet[2] - 7), (s["tip_x"], s["tip_y"], s["tip_z"]), s["tip_r"])
+    lower = (s["lower_x"], s["lower_y"], s["lower_z"])
+    bone.capsule((facet[0] - 1, facet[1] - 5, facet[2] - 6), lower, s["lower_r"])
+    lamina = (0.0, s["lamina_y"], s["lamina_z"])
+    bone.capsule((s["lower_x"] - 1, s["lower_y"] + 1, -5), lamina, s["lamina_r"], (1, 1, 0.7))
+    bone.capsule(lamina, (s["end_x"], s["end_y"], s["end_z"]), s["end_r"])
 
 
 def draw_shape(row: int, rng: np.random.Generator, library: Library | None) -> Shape:
@@ -176,4 +168,4 @@ def vertebra_shape(spine: Spine, index: int, rng: np.random.Generator, library: 
 
 def body_size_mm(row: int) -> np.ndarray:
     """Return the mean width, depth and height `(3,)` of the body of a level."""
-    return _BODY_MM[max(kind_of(row) - 2, 0)]
+    return TYPICAL_MM[max(kind_of(row) - 2, 0), :3]
