@@ -251,8 +251,8 @@ LEARN = {
         "window": [32, 32, 48],
         "val_window": [48, 48, 64],
         "features": [8, 16, 16, 16],
-        "epochs": 200,
-        "lr_gamma": 0.98,
+        "epochs": 400,
+        "lr_gamma": 0.996,
         "spacing_mm": 2.0,
     },
 }
