@@ -69,7 +69,7 @@ def size_table(data: Path) -> None:
         off = (own / real - 1) / spread
         worst.append(off)
         cells = [f"{own[0]:.0f} / {real[0]:.0f}", *(_pair(own[i : i + 3], real[i : i + 3]) for i in (1, 4))]
-        print(f"| {name} | {' | '.join(cells)} | {', '.join(f'{v:+.1f}' for v in off)} |")
+        print(f"| {name} | {' | '.join(cells)} | {', '.join(f'{v:+.1f}' for v in off if np.isfinite(v))} |")
     off = np.abs(np.array(worst))
     known = np.isfinite(off)
     within = [f"{(off[known] <= limit).mean():.0%} within {limit} SD" for limit in (1, 2)]
@@ -77,6 +77,8 @@ def size_table(data: Path) -> None:
 
 
 def _pair(own: np.ndarray, real: np.ndarray) -> str:
+    if not np.isfinite(real).all():
+        return "none"
     return f"{' × '.join(f'{v:.0f}' for v in own)} / {' × '.join(f'{v:.0f}' for v in real)}"
 
 
@@ -84,7 +86,7 @@ def _rng(name: str, index: int) -> np.random.Generator:
     return np.random.default_rng([UNSEEN, row_of_name(name), index])
 
 
-def rigid_dice(shape: Shape, real: Shape, step_mm: float = 2.0) -> float:
+def rigid_dice(shape: Shape, real: Shape, step_mm: float = 2.5) -> float:
     """Return the Dice overlap of two shapes after the rotation and shift of the first that make it largest."""
     _, points = resampled(real, step_mm, 4.0)
     flat = points.reshape(3, -1)
@@ -112,7 +114,7 @@ def overlap_table(data: Path) -> None:
     library = load_shapes(data / "vertebra_library")
     means = {}
     for row, shapes in tqdm(sorted(library.items()), unit="level", disable=None):
-        found = [rigid_dice(procedural_shape(row, _rng(NAMES[row], i)), real) for real in shapes for i in range(2)]
+        found = [rigid_dice(procedural_shape(row, _rng(NAMES[row], i)), real) for i, real in enumerate(shapes)]
         means[NAMES[row]] = float(np.mean(found))
     print("\n| " + " | ".join(means) + " |\n|" + "---|" * len(means))
     print("| " + " | ".join(f"{v:.2f}" for v in means.values()) + " |")

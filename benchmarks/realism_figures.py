@@ -13,7 +13,6 @@ from scipy import ndimage
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from pipeline.labels import LABELS
 from pipeline.landmarks import present_rows
 from pipeline.phantom import Phantom, make_phantom
 from pipeline.spaces import spacing_mm, to_voxel
@@ -68,49 +67,46 @@ def _canonical(phantom: Phantom) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.asarray(image.dataobj).astype(np.float32), spacing_mm(image.affine), middle
 
 
-def tissue_samples(count: int = 12) -> dict[str, list[np.ndarray]]:
-    """Return HU of trabecular bone, cortex, disc-to-disc gaps, fat, muscle and lung in phantoms at 1 mm."""
+def tissue_samples(count: int = 6) -> dict[str, list[np.ndarray]]:
+    """Return HU of trabecular bone, cortex, soft tissue and lung in phantoms."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("trabecular", "cortex", "fat and muscle", "lung")}
     for index in range(count):
-        phantom = make_phantom((UNSEEN, 77, index), "mixed", variant="none")
+        phantom = make_phantom((UNSEEN, 77, index), "localization", variant="none")
         spacing = spacing_mm(phantom.affine)
         depth = ndimage.distance_transform_edt(phantom.labels > 0, sampling=spacing)
-        near = ndimage.distance_transform_edt(phantom.labels == 0, sampling=spacing)
         for row in present_rows(phantom.landmarks_mm):
-            ball = _ball(phantom, row, 5.0)
-            found["trabecular"].append(phantom.hu[ball & (phantom.labels == LABELS[row])])
-        found["cortex"].append(phantom.hu[(depth > 0) & (depth <= 1.5)][::20])
-        outside = phantom.hu[(near > 8)][::50]
-        found["fat and muscle"].append(outside[(outside > -200) & (outside < 200)])
-        found["lung"].append(outside[(outside > -960) & (outside < -600)])
+            if row > 1:
+                found["trabecular"].append(phantom.hu[_ball(phantom.hu.shape, to_voxel(phantom.affine,
+                                                      phantom.landmarks_mm[row]), spacing)])  # fmt: skip
+        found["cortex"].append(phantom.hu[(depth > 0) & (depth <= spacing.max())][::20])
+        _add_soft(found, phantom.hu.ravel()[::37])
     return found
 
 
-def _ball(phantom: Phantom, row: int, radius_mm: float) -> np.ndarray:
-    """Return the mask of a ball around a body center."""
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in phantom.hu.shape], indexing="ij", sparse=False), axis=-1)
-    center = to_voxel(phantom.affine, phantom.landmarks_mm[row])
-    return (((index - center) * spacing_mm(phantom.affine)) ** 2).sum(axis=-1) < radius_mm**2
+def _add_soft(found: dict[str, list[np.ndarray]], hu: np.ndarray) -> None:
+    """Sort HU between fat and muscle, and those of lung, into their lists."""
+    found["fat and muscle"].append(hu[(hu > -200) & (hu < 200)])
+    found["lung"].append(hu[(hu > -920) & (hu < -600)])
+
+
+def _ball(shape: tuple[int, ...], center_vox: np.ndarray, spacing: np.ndarray, radius_mm: float = 5.0) -> np.ndarray:
+    """Return the mask of a ball in mm around a position in voxels."""
+    axes = np.ogrid[tuple(slice(n) for n in shape)]
+    return sum(((a - c) * s) ** 2 for a, c, s in zip(axes, center_vox, spacing, strict=True)) < radius_mm**2
 
 
 def real_samples(data: Path) -> dict[str, list[np.ndarray]]:
-    """Return HU of the same tissues in real scans with hand-placed centers."""
+    """Return HU of the same tissues, but cortex, in the real scans with hand-placed centers."""
     found: dict[str, list[np.ndarray]] = {"trabecular": [], "fat and muscle": [], "lung": []}
     for path in sorted((data / "ct").glob("*_ctd.json")):
         image = nib.load(path.with_name(path.name.replace("_ctd.json", "_ct.nii.gz")))
         hu = np.asarray(image.dataobj).astype(np.float32)
         hu -= 1000 * (path.name.startswith("openkbp") and hu.min() >= 0)
-        spacing = spacing_mm(image.affine)
-        axes = [np.arange(n) for n in hu.shape]
         for entry in json.loads(path.read_text())[1:]:
-            if entry["label"] < 3:
-                continue
-            offset = [((a - entry[k]) * s) ** 2 for a, k, s in zip(axes, "XYZ", spacing, strict=True)]
-            squared = offset[0][:, None, None] + offset[1][None, :, None] + offset[2][None, None, :]
-            found["trabecular"].append(hu[squared < 25])
-        inside = hu.ravel()[::37]
-        found["fat and muscle"].append(inside[(inside > -200) & (inside < 200)])
-        found["lung"].append(inside[(inside > -960) & (inside < -600)])
+            if entry["label"] > 2:
+                center = np.array([entry[axis] for axis in "XYZ"])
+                found["trabecular"].append(hu[_ball(hu.shape, center, spacing_mm(image.affine))])
+        _add_soft(found, hu.ravel()[::37])
     return found
 
 

@@ -12,7 +12,7 @@ from pipeline.phantom import load_shapes, make_phantom, write_phantoms
 from pipeline.phantom.scan import sample_vertebra
 from pipeline.phantom.shapes import FAR_MM, Shape, broken, stretched_to, varied, winged
 from pipeline.phantom.variants import Fracture
-from pipeline.phantom.vertebrae import body_size_mm, draw_shape, procedural_shape
+from pipeline.phantom.vertebrae import WAIST, body_size_mm, draw_shape, procedural_shape
 from pipeline.spaces import to_world
 
 L1, T13 = row_of_name("L1"), row_of_name("T13")
@@ -41,7 +41,7 @@ def test_the_spinal_canal_is_open(row):
     """A round rod of 8 mm passes behind the waist of the body (C1: behind the dens), under the lamina."""
     shape = procedural_shape(row, np.random.default_rng(200 + row))
     depth = 0.0 if row == 0 else 19.0 if row == 1 else body_size_mm(row)[1]
-    center_y = -8.0 if row == 0 else -0.85 * depth / 2 - 6.0
+    center_y = -8.0 if row == 0 else -WAIST * depth / 2 - 6.0
     z = np.arange(-6, 6.1, 1.0)
     for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False):
         rod = np.array([0 * z + 4 * np.cos(angle), 0 * z + center_y + 4 * np.sin(angle), z])

@@ -125,8 +125,8 @@ def _paint_discs(body: Body) -> None:
         up = ends[i] - ends[i + 1]
         length = float(np.linalg.norm(up))
         frame = frame_along(up, spine.frames[i])
-        inside = spine.rows[i + 1 :][:1] and spine.rows[i + 1] in fused
-        value = body.look.marrow if inside else body.look.disc + rng.normal(0, 6)
+        grown = i + 1 < len(kinds) and spine.rows[i + 1] in fused
+        value = body.look.marrow if grown else body.look.disc + rng.normal(0, 6)
         size = np.array([width[i] + 1.5, depth[i] + 1.5, 0.75 * length])
         tissue.fill(tissue.block((ends[i] + ends[i + 1]) / 2, frame, size), value)
     canal = spine.centers_mm - spine.frames[:, :, 1] * (depth / 2 + 8)[:, None]

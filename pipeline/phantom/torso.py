@@ -32,7 +32,7 @@ def paint_torso(body: Body) -> None:
 
 def flesh(body: Body) -> np.ndarray:
     """Return HU of muscle with sheets and islands of fat between, on the tissue canvas."""
-    sheets = np.abs(body.noise(11.0)) < body.rng.uniform(0.05, 0.3)
+    sheets = np.abs(body.noise(11.0)) < body.rng.uniform(0.03, 0.2)
     islands = body.noise(7.0) > body.rng.uniform(1.4, 3.0)
     return np.where(sheets | islands, body.fat, body.muscle + 6 * body.texture).astype(np.float32)
 
@@ -54,7 +54,7 @@ def _paint_outline(body: Body) -> tuple[np.ndarray, np.ndarray]:
     skin = 1 - 2.5 / half
     thick = body.fat_mm * np.clip((level - 3) / 5, 0.2, 1) + 3
     fat = 1 - thick / np.minimum(half, depth)
-    values = np.where(r < fat, flesh(body), np.where(r < skin, body.fat + 8 * body.texture, 30.0))
+    values = np.where(r < fat, flesh(body), np.where(r < skin, body.fat + 12 * body.texture, 30.0))
     tissue.array[...] = np.where(r < 1, values, -1000.0)
     return center_y, behind
 
@@ -70,7 +70,7 @@ def _paint_table(body: Body, back: float, front: float) -> None:
     depth = side * (tissue.xyz[1] - (level - side * bend * tissue.xyz[0] ** 2))
     inside = (np.abs(tissue.xyz[0]) < rng.uniform(200, 260)) & (tissue.array < -900)
     thick = rng.uniform(25, 60)
-    tissue.array[inside & (depth > 2) & (depth < thick)] = rng.uniform(-980, -850)
+    tissue.array[inside & (depth > 2) & (depth < thick)] = rng.uniform(-990, -930)
     for wall in (4.0, thick):
         tissue.array[inside & (np.abs(depth - wall) < tissue.spacing_mm * 0.7)] = rng.uniform(-300, 150)
 

@@ -17,6 +17,7 @@ from .shapes import FAR_MM, Shape, broken, cropped, stretched_to, varied, winged
 from .spine import Spine, kind_of
 
 SPACING_MM = 2.0
+WAIST = 0.85  # depth of the body behind its middle at half height, against that of the endplates
 _LOW_MM, _HIGH_MM = -56.0, 44.0
 
 
@@ -74,6 +75,11 @@ class _Bone:
         squared = sum((p[i] - t * d[i]) ** 2 for i in range(3))
         self.add((np.sqrt(squared) - np.float32(radius)) / np.sqrt(f.max()))
 
+    def open_canal(self, center_y: float, half_x: float, half_y: float) -> None:
+        """Take an upright elliptic rod away, so that no arch closes the spinal canal."""
+        r = np.sqrt((self.x / np.float32(half_x)) ** 2 + ((self.y - np.float32(center_y)) / np.float32(half_y)) ** 2)
+        np.maximum(self.distance, (1 - r) * np.float32(min(half_x, half_y)), out=self.distance)
+
     def body(self, width: float, depth: float, height: float, center_z: float = 0.0, waist: float = 0.08) -> None:
         """Join a vertebral body: a waisted superelliptic cylinder with hollow endplates and a flat back."""
         z = self.z - np.float32(center_z)
@@ -108,6 +114,7 @@ def _typical(bone: _Bone, s: dict[str, float], kind: int) -> None:
         bone.capsule(root, tip, s["tip_r"], (1, 1, 0.75 if kind > 18 else 1))
     flat = s["spine_half"] / s["spine_r"]
     bone.capsule((0, s["lamina_y"], s["spine_z"]), (0, s["spine_y"], s["end_z"]), s["spine_half"], (flat, 1, 1))
+    bone.open_canal(WAIST * wall - 6, 7.5, 5.5)
 
 
 def _atlas(bone: _Bone, s: dict[str, float], _: int) -> None:
