@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .exportable import ExportableNetwork
+
 Norm = Literal["batch", "instance"]
 Head = Literal["none", "sigmoid", "softmax"]
 SpatialInput = Literal["image", "local", "both"]
@@ -44,13 +46,14 @@ def run_block(block: nn.Module, x: Tensor) -> Tensor:
 
     There torch 2.13's bfloat16 weight gradient sums memory that was never written.
     """
-    if x.shape[2] != 2 or x.device.type != "cpu" or not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
+    affected = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu") and x.device.type == "cpu"
+    if not affected or x.shape[2] != 2:  # in this order: an exported network must not depend on the size
         return block(x)
     with torch.autocast("cpu", enabled=False):
         return block(x.float())
 
 
-class UNet3D(nn.Module):
+class UNet3D(ExportableNetwork):
     """3D U-Net (Cicek et al. 2016) with average pooling, nearest upsampling and concatenated skips.
 
     Args:
@@ -78,6 +81,8 @@ class UNet3D(nn.Module):
             raise ValueError(f"head {head!r}: expected none, sigmoid or softmax")
         self.head = head
         self.stem = stem
+        self.in_channels = in_channels
+        self.multiple = stem * 2 ** (len(features) - 1)
         widths = [in_channels * stem**3, *features]
         self.encoders = nn.ModuleList(double_conv(above, below, norm) for above, below in pairwise(widths))
         self.decoders = nn.ModuleList(double_conv(below + skip, skip, norm) for skip, below in pairwise(features))
@@ -103,7 +108,7 @@ class UNet3D(nn.Module):
         return torch.softmax(x.float(), dim=1) if self.head == "softmax" else x
 
 
-class LevelUNet(nn.Module):
+class LevelUNet(ExportableNetwork):
     """A U-Net that names bone relative to the landmarks: what it learns at one level serves at all of them.
 
     The distance channels are first turned into a level coordinate: 1 at the first landmark in view, 2 at the next,
@@ -136,6 +141,8 @@ class LevelUNet(nn.Module):
         self.sharpness = sharpness
         self.gain = gain
         self.unet = UNet3D(4, 2, features, norm=norm)
+        self.in_channels = in_channels
+        self.multiple = self.unet.multiple
         with torch.no_grad():
             for parameter in self.unet.output.parameters():
                 parameter[1] = 0
@@ -156,7 +163,7 @@ class LevelUNet(nn.Module):
         return torch.cat([torch.zeros_like(bone), bone + torch.log_softmax(fit, dim=1) + absent], dim=1)
 
 
-class SpatialConfigurationNet(nn.Module):
+class SpatialConfigurationNet(ExportableNetwork):
     """Local appearance times spatial configuration (Payer et al. 2019, 2020), one heatmap per landmark.
 
     The local U-Net says where a vertebra is, the spatial U-Net, on a coarser grid, which one; their heatmaps are
@@ -204,6 +211,8 @@ class SpatialConfigurationNet(nn.Module):
         self.local = UNet3D(image_maps, local_maps, _four_levels(num_filters), norm=norm)
         self.spatial = UNet3D(spatial_channels, num_landmarks, _four_levels(spatial_filters or num_filters), norm=norm)
         start_empty(self.local.output)
+        self.in_channels = in_channels
+        self.multiple = stem * spatial_downsample * self.spatial.multiple
 
     def forward(self, image: Tensor) -> Tensor:
         """Map `(B, in_channels, I, J, K)` to `(B, num_landmarks, I/stem, J/stem, K/stem)` in [0, 1], float32."""
