@@ -166,13 +166,14 @@ def inference_samples(image: str, prior: str = "", prior_key: str = "", suffix: 
     """Return one sample per scan, with what the stage before found.
 
     Args:
-        image: a scan, or a folder of scans.
+        image: a scan, or a folder of scans. One that does not exist is a sample too, which fails when it is read:
+            a workflow can be built and checked before its data are there.
         prior: the earlier stage's file, or the folder that holds `NAME` + `suffix` for every scan; "" = none.
         prior_key: sample key of the prior.
         suffix: what follows the scan's name in such a folder.
     """
     samples = []
-    for path in find_scans(Path(image)):
+    for path in find_scans(Path(image)) if Path(image).is_dir() else [Path(image)]:
         sample = {"image": str(path)}
         if prior:
             found = Path(prior) / f"{scan_name(path)}{suffix}" if Path(prior).is_dir() else Path(prior)
