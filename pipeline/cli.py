@@ -142,6 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--require", action="append", default=[], metavar="BAR", help="such as 'id_rate>=0.95'")
     evaluate.add_argument("--count-missing", action="store_true", help="a true scan without prediction is all missed")
     evaluate.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    pack = commands.add_parser("pack", help="write bundles as zips that need nothing of this project")
+    pack.set_defaults(command=_pack)
+    pack.add_argument("bundles", nargs="*", metavar="BUNDLE", help="name or folder (default: all three)")
+    pack.add_argument("-o", "--output", type=Path, required=True, help="folder for the zips")
     for command in commands.choices.values():
         command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
     return parser
@@ -267,6 +271,24 @@ def _evaluate(options: argparse.Namespace) -> int:
         count_missing=options.count_missing,
         workers=options.workers,
     )
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from .packing import pack
+
+    for name in options.bundles or STAGES:
+        print(pack(_bundle(name), options.output))
+    return 0
+
+
+def _bundle(name: str) -> Path:
+    """Return the folder of a bundle, given it or the name of one of ours."""
+    from .stage import bundles_root
+
+    bundle = bundles_root() / name if name in STAGES else Path(name)
+    if not (bundle / "configs").is_dir():
+        raise ValueError(f"{bundle}: no bundle there")
+    return bundle
 
 
 if __name__ == "__main__":
