@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--no-repair", action="store_true", help="take slightly broken geometry as it is, or refuse it"
     )
+    segment.add_argument("--report", action="store_true", help="also write report pages and their index")
 
     relabel = commands.add_parser("relabel", help="correct the names of a result by hand, without running a network")
     relabel.set_defaults(command=_relabel)
@@ -82,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--quick", action="store_true", help="do not look for the spine with the networks")
     check.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     check.add_argument("--no-repair", action="store_true", help="leave slightly broken geometry as it is, or refuse it")
+
+    report = commands.add_parser("report", help="write a page per scan and an index from a folder of results")
+    report.set_defaults(command=_report)
+    report.add_argument("results", type=Path, help="folder written by vertebrae segment")
+    report.add_argument("--scans", type=Path, help="the scans it was made from; without them no CT and no HU")
 
     phantom = commands.add_parser("phantom", help="make synthetic CT scans with exact masks and landmarks")
     phantom.set_defaults(command=_phantom)
@@ -170,9 +176,19 @@ def _segment(options: argparse.Namespace) -> int:
         repair=not options.no_repair,
     )
     checkpoints = {stage: getattr(options, stage) for stage in STAGES if getattr(options, stage)}
-    return segment_scans(
+    code = segment_scans(
         options.input, options.output, device=options.device, checkpoints=checkpoints, settings=settings
     )
+    if options.report:
+        pages = argparse.Namespace(results=options.output, scans=Path(options.input))
+        code = max(code, _report(pages))
+    return code
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .report import write_reports
+
+    return write_reports(options.results, options.scans)
 
 
 def _relabel(options: argparse.Namespace) -> int:

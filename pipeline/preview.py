@@ -25,7 +25,7 @@ from scipy.optimize import isotonic_regression
 from .files import atomic_path
 from .images import Scan
 from .labels import ROWS_BY_LEVEL, row_of_label
-from .spaces import bounds_mm, spacing_mm, to_voxel
+from .spaces import Grid, bounds_mm, spacing_mm, to_voxel
 
 Landmark = tuple[str, int, Sequence[float]] | tuple[str, int, Sequence[float], str]  # name, VerSe label, RAS+ mm, doubt
 
@@ -94,6 +94,14 @@ def spine_curve_mm(landmarks_mm: np.ndarray, heights_mm: np.ndarray) -> np.ndarr
     return np.column_stack([PchipInterpolator(ordered[:, 2], ordered[:, :2])(within) + beyond * slope, heights_mm])
 
 
+def bent_planes(grid: Grid, positions_mm: np.ndarray) -> list[Plane]:
+    """Return a plane per entry of `VIEWS`, bent along `(N, 3)` RAS+ mm landmarks; without any, straight."""
+    field_mm = bounds_mm(grid)
+    through_mm = positions_mm if len(positions_mm) else field_mm.mean(axis=0)[None]
+    curve_mm = spine_curve_mm(through_mm, _heights_mm(positions_mm, field_mm))
+    return [_plane(curve_mm, view, field_mm) for view in VIEWS]
+
+
 def reformat(
     array: np.ndarray, affine: np.ndarray, points_mm: np.ndarray, *, order: int = 1, fill: float = 0.0
 ) -> np.ndarray:
@@ -135,11 +143,8 @@ def preview_figure(
         title: one line above the pictures.
         warnings: one line each below the pictures.
     """
-    field_mm = bounds_mm(scan.grid)
     positions_mm = np.array([landmark[2] for landmark in landmarks], dtype=np.float64).reshape(-1, 3)
-    through_mm = positions_mm if len(positions_mm) else field_mm.mean(axis=0)[None]
-    curve_mm = spine_curve_mm(through_mm, _heights_mm(positions_mm, field_mm))
-    planes = [_plane(curve_mm, view, field_mm) for view in VIEWS]
+    planes = bent_planes(scan.grid, positions_mm)
     figure, panels = _lay_out(planes, title, warnings)
     for panel, view, plane in zip(panels, VIEWS, planes, strict=True):
         _draw_ct(panel, reformat(scan.array, scan.affine, plane.points_mm, fill=-1024), plane)

@@ -6,9 +6,10 @@ import base64
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from .. import pages
+from ..pages import section, table
 from .plots import confusion_plot, level_plot, rate_plot
 from .records import Evaluation, Scan, Vertebra
 from .statistics import MEASURES, Estimate, estimate
@@ -39,33 +40,19 @@ def page(document: dict[str, Any], evaluation: Evaluation) -> str:
         _tiles(document["measures"]),
         _counts(document),
         _comparison(document["comparison"]),
-        _section("Worst cases", _worst(evaluation.scans)),
-        _section("By level", _levels(vertebrae)),
-        _section("Levels taken for others", _confusion(evaluation.scans)),
-        _section("Strata", _strata(document["strata"])),
-        _section("All measures", _measures(document["measures"])),
-        _section("Scans", _scans(evaluation.scans)),
+        section("Worst cases", _worst(evaluation.scans)),
+        section("By level", _levels(vertebrae)),
+        section("Levels taken for others", _confusion(evaluation.scans)),
+        section("Strata", _strata(document["strata"])),
+        section("All measures", _measures(document["measures"])),
+        section("Scans", _scans(evaluation.scans)),
     ]
     names = Path(document["prediction"]).name, Path(document["truth"]).name
     subtitle = f"{document['prediction']} against {document['truth']} · vertebrae {document['version']}"
-    template = Template((Path(__file__).parent / "template.html").read_text(encoding="utf-8"))
-    title = f"Vertebrae: {names[0]} against {names[1]}"
-    return template.substitute(title=escape(title), subtitle=escape(subtitle), body="\n".join(filter(None, sections)))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = ()) -> str:
-    """Return an HTML table of cells that are HTML already; the columns in `text` are words, not numbers."""
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        kinds = [' class="text"' if i in text else "" for i in range(len(row))]
-        return "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{title}</h2>\n{content}" if content else ""
+    notes = (Path(__file__).parent / "notes.html").read_text(encoding="utf-8")
+    return pages.page(
+        f"Vertebrae: {names[0]} against {names[1]}", subtitle, "\n".join([*filter(None, sections), notes])
+    )
 
 
 def _with_interval(found: Estimate, key: str) -> str:
@@ -125,7 +112,7 @@ def _comparison(compared: dict[str, Any] | None) -> str:
         f"<p>Second prediction: {escape(compared['prediction'])}, over the {compared['scans']} scans that both have. "
     )
     lines += "Colored where the interval does not hold zero.</p>"
-    return _section("Comparison", lines + table(head, rows) + _changed(compared["changed"]))
+    return section("Comparison", lines + table(head, rows) + _changed(compared["changed"]))
 
 
 def _changed(entries: Sequence[dict[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from .records import Body, Measure, Measurements, NotMeasurable, Vertebra
 HEADWARDS = np.array([0.0, 0.0, 1.0])
 FORWARDS = np.array([0.0, 1.0, 0.0])
 PROCESSES_MM = 3.0  # a mask whose center of mass is nearer to the body's center has no processes that tell its back
+FULLEST = 1.1  # body height against distance to the next body; sound bodies stay below 1
 NO_BODY = {"C1": "C1 has no body", "C2": "C2's body bears the dens"}
 
 
@@ -65,10 +66,19 @@ def _bodies(
                 raise NotMeasurable("no mask")
             if NAMES[row] in NO_BODY:
                 raise NotMeasurable(NO_BODY[NAMES[row]])
-            found[row] = find_body(piece, landmarks_mm[row], up, forward if forward.any() else FORWARDS)
+            body = find_body(piece, landmarks_mm[row], up, forward if forward.any() else FORWARDS)
+            _check_disc(body, landmarks_mm[row], line)
+            found[row] = body
         except NotMeasurable as reason:
             found[row] = reason
     return found
+
+
+def _check_disc(body: Body, center_mm: np.ndarray, line_mm: np.ndarray) -> None:
+    """Refuse a body that leaves no room for a disc, by its distance to the farther one of its neighbors."""
+    apart_mm = np.linalg.norm(line_mm - center_mm, axis=1).max()
+    if len(line_mm) > 1 and body.size_mm[2] > FULLEST * apart_mm:
+        raise NotMeasurable("body as high in the mask as its distance to the next: the mask reaches into the disc")
 
 
 def _forward_mm(piece: Piece | None, center_mm: np.ndarray) -> np.ndarray:

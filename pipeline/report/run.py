@@ -1,0 +1,91 @@
+"""Build the pages of a folder of results: `NAME_report.html`, `NAME_measurements.json` and `index.html`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from ..files import atomic_path, write_json
+from ..images import InputError, Scan, find_scans, read_scan, scan_name
+from ..measurements import measure
+from .findings import read_findings
+from .index import Entry, index_page
+from .page import scan_page
+
+LANDMARKS, SEGMENTATION = "_landmarks.json", "_segmentation.nii.gz"
+SAME_GRID_MM = 1e-2
+
+
+def write_reports(results: Path, scans: Path | None = None) -> int:
+    """Write a page for every result in a folder, and the index of all of them.
+
+    Args:
+        results: folder with `NAME_segmentation.nii.gz` and `NAME_landmarks.json`.
+        scans: the scans they were made from, as given to `vertebrae segment`; None = pages without CT and HU.
+
+    Returns:
+        0, or 1 if some scan has no page; each is named.
+
+    Raises:
+        InputError: there is no result in the folder, or no scan where they should be.
+    """
+    names = sorted(path.name.removesuffix(LANDMARKS) for path in Path(results).glob(f"*{LANDMARKS}"))
+    if not names:
+        raise InputError(f"{results}: no NAME{LANDMARKS} in this folder; expected results of vertebrae segment")
+    known = {scan_name(path): path for path in find_scans(scans)} if scans else {}
+    entries, failures = [], []
+    for name in tqdm(names, desc="reports", unit="scan", disable=None):
+        try:
+            entries.append(write_report(Path(results), name, _scan(name, known, scans)))
+        except (ValueError, OSError) as error:
+            failures.append(" ".join(str(error).split()))
+            print(f"vertebrae: {failures[-1]}", file=sys.stderr)
+    with atomic_path(Path(results) / "index.html") as temporary:
+        temporary.write_text(index_page(entries, failures), encoding="utf-8")
+    return int(bool(failures))
+
+
+def write_report(results: Path, name: str, scan: Scan | None) -> Entry:
+    """Write the page and the measurements of one scan.
+
+    Raises:
+        ValueError: a result cannot be read, or belongs to another scan.
+    """
+    findings = read_findings(results / f"{name}{LANDMARKS}")
+    labels, affine = _read_labels(results / f"{name}{SEGMENTATION}")
+    if scan is not None:
+        _check_grid(results / f"{name}{SEGMENTATION}", labels, affine, scan)
+    hu = None if scan is None else scan.array
+    measurements = measure(labels, affine, findings.landmarks_mm, hu)
+    write_json(results / f"{name}_measurements.json", measurements.document())
+    with atomic_path(results / f"{name}_report.html") as temporary:
+        temporary.write_text(scan_page(findings, measurements, labels, affine, hu), encoding="utf-8")
+    return Entry(findings, measurements)
+
+
+def _scan(name: str, known: dict[str, Path], scans: Path | None) -> Scan | None:
+    """Return the scan of a result; `InputError` if scans were given and it is not among them."""
+    if scans is None:
+        return None
+    if name not in known:
+        raise InputError(f"{scans}: no scan named {name} there")
+    return read_scan(known[name])
+
+
+def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        image = nib.load(path)
+        return np.asarray(image.dataobj).astype(np.uint8), np.array(image.affine, dtype=np.float64)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0][:120]})") from error
+
+
+def _check_grid(path: Path, labels: np.ndarray, affine: np.ndarray, scan: Scan) -> None:
+    """Refuse labels that do not lie on the scan's grid."""
+    if labels.shape != scan.array.shape or not np.allclose(affine, scan.affine, atol=SAME_GRID_MM):
+        sizes = " and ".join(" x ".join(map(str, shape)) for shape in (labels.shape, scan.array.shape))
+        raise InputError(f"{path}: not on the grid of {scan.path} ({sizes} voxels, or another position)")
