@@ -157,6 +157,15 @@ def test_drawn_grids(name):
     assert 3 < max(turns) < 2 * preset.turn_deg
 
 
+def test_as_many_scans_as_in_verse_end_below_the_last_lumbar_vertebra():
+    spine = spine_of()
+    grids = [draw_grid(np.random.default_rng(seed), spine, PRESETS["localization"]) for seed in range(200)]
+    low_mm = np.array([bounds_mm(grid)[0][2] for grid in grids])
+    assert 0.5 < (low_mm < spine.centers_mm[-1, 2]).mean() < 0.75
+    assert (low_mm < spine.sacrum_mm[2] - 100).mean() > 0.15  # and show most of the sacrum
+    assert min(low_mm) > spine.sacrum_mm[2] - 260
+
+
 def test_a_round_field_of_view_hides_what_lies_outside():
     """Slices along j, 30 x 20 voxels of 2 x 3 mm: the shorter side, 60 mm, is the diameter."""
     grid = grid_at([0, 0, 0], (30, 7, 20), np.array([[2.0, 0, 0], [0, 0, 3], [0, 4, 0]]))

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _LENGTH_MM = np.array([28.0, 24.0, 20.0, 17.0])  # between the centers of S1 ... S5
 _TURN_DEG = np.array([2.0, -4.0, -20.0, -24.0])  # how much each step leans less backward than the one before
-_WIDTH_MM, _DEPTH_MM = np.array([48.0, 36, 28, 24, 20]), np.array([31.0, 22, 16, 12, 9])
+_WIDTH_MM, _DEPTH_MM = np.array([46.0, 34, 28, 24, 20]), np.array([27.0, 19, 15, 12, 9])
+_TOP_WIDTH_MM, _TOP_DEPTH_MM = 51.0, 34.0  # of the upper end of S1, half a segment above its center
 _WING_MM = np.array([[38.0, -6, 2], [36, -8, 0], [26, -6, 0], [17, -4, 0], [10, -2, 0]])  # center of the wing
 _WING_RADII_MM = np.array([[27, 19, 17], [24, 17, 17], [16, 12, 14], [11, 8, 11], [8, 5, 9.0]])
 
@@ -47,14 +48,18 @@ def sacral_segments(body: Body, size: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _join_bodies(body: Body, centers: np.ndarray, frames: np.ndarray, size: float) -> None:
-    """Fused bodies: blocks at every half segment, each overlapping the next."""
-    bone = body.bone
-    for node in np.arange(0, 4.01, 0.5):
-        k, t = min(int(node), 3), node - min(int(node), 3)
-        center = centers[k] + t * (centers[k + 1] - centers[k])
-        frame = frames[k] if t < 0.5 else frames[k + 1]
-        width, depth = (np.interp(node, range(5), values) * size for values in (_WIDTH_MM, _DEPTH_MM))
-        bone.join(bone.block(center, frame, np.array([width, depth, _LENGTH_MM[min(k, 3)] * size])))
+    """Fused bodies: thin slabs that taper from the wide upper end of S1."""
+    bone, nodes = body.bone, np.arange(-0.4, 4.31, 0.2)
+    taper = body.rng.uniform(0.4, 1.2)  # how much of the mean widening towards the promontory
+    for node in nodes:
+        k = min(max(int(node), 0), 3)
+        center = centers[k] + (node - k) * (centers[k + 1] - centers[k])
+        frame = frames[min(int(node + 0.5), 4)]
+        width, depth = (
+            np.interp(node, [-0.5, 0, 1, 2, 3, 4], [own[0] + taper * (top - own[0]), *own]) * size
+            for top, own in ((_TOP_WIDTH_MM, _WIDTH_MM), (_TOP_DEPTH_MM, _DEPTH_MM))
+        )
+        bone.join(bone.block(center, frame, np.array([width, depth, 0.3 * _LENGTH_MM[k] * size])))
     tail = centers[-1] + np.array([[0, 0, -6], [0, 4, -16], [0, 12, -28], [0, 20, -34]])
     bone.join(bone.tube(tail, np.array([6, 5.5, 5, 3.5])))
 
