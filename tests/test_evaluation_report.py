@@ -1,24 +1,21 @@
 """The whole command on two folders: files, exit codes, and the page in a real browser."""
 
 import csv
-import http.server
 import json
 import re
 import shutil
 import subprocess
 import sys
-import threading
-from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
 import pytest
 from ball_spine import ball_spine
+from browser import CHROMIUM, References, requests_of
 
 from pipeline.cli import main
 from pipeline.landmarks import write_csv
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
@@ -145,19 +142,6 @@ def test_two_processes_find_the_same(folders, report, tmp_path):
     assert one == two
 
 
-class References(HTMLParser):
-    """Collects every attribute that makes a browser fetch something."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def handle_starttag(self, tag, attributes):
-        self.found += [
-            value for key, value in attributes if key in ("src", "href", "srcset", "data", "action", "poster")
-        ]
-
-
 def test_the_page_refers_to_nothing_outside(report):
     text = (report / "report.html").read_text(encoding="utf-8")
     references = References()
@@ -168,44 +152,10 @@ def test_the_page_refers_to_nothing_outside(report):
     assert text.count("<svg") == 7, "six plots and the matrix"
 
 
-class Recorder(http.server.BaseHTTPRequestHandler):
-    """Serves one page, also as a proxy for every other host, and keeps the list of what was asked for."""
-
-    page, asked = b"", list[str]()
-
-    def do_GET(self):
-        self.asked.append(self.path)
-        known = self.path.endswith("/report.html")
-        self.send_response(200 if known else 404)
-        self.end_headers()
-        self.wfile.write(self.page if known else b"")
-
-    def do_CONNECT(self):
-        self.asked.append(self.path)
-        self.send_error(502)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (Debian: apt-get install chromium)")
 def test_the_page_opens_in_a_browser_without_a_failed_request(report, tmp_path):
-    Recorder.page, Recorder.asked = (report / "report.html").read_bytes(), []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"127.0.0.1:{server.server_address[1]}"
-    quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
-    quiet += ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--disable-default-apps"]
-    proxy = [f"--proxy-server={address}", "--proxy-bypass-list=<-loopback>"]
-    try:
-        command = [CHROMIUM, *quiet, *proxy, "--dump-dom", f"http://{address}/report.html"]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    finally:
-        server.shutdown()
-        server.server_close()
+    asked, shown = requests_of((report / "report.html").read_bytes(), tmp_path)
     assert "How it is measured" in shown
     assert "<svg" in shown
-    of_the_browser = re.compile(r"google|gstatic|gvt1|chrome", re.IGNORECASE)
-    asked = [path for path in Recorder.asked if not of_the_browser.search(path)]
-    assert [re.sub(r"^http://[^/]*", "", path) for path in asked] == ["/report.html"]
+    assert asked == ["/report.html"]

@@ -38,7 +38,7 @@ def measure(
     rows = [row for row in ROWS_BY_LEVEL if row in present]
     boxes = ndimage.find_objects(labels, max_label=max(LABELS))
     pieces = {row: _piece(labels, affine, LABELS[row], boxes[LABELS[row] - 1]) for row in rows}
-    found = _bodies(rows, pieces, landmarks_mm)
+    found = _bodies(rows, pieces, _refined(landmarks_mm, _bodies(rows, pieces, landmarks_mm)))
     hus = _densities(labels, pieces, found, hu)
     vertebrae = tuple(_vertebra(row, pieces[row], found, hus[row]) for row in rows)
     cobb, curves = coronal_curves(found)
@@ -72,6 +72,15 @@ def _bodies(
         except NotMeasurable as reason:
             found[row] = reason
     return found
+
+
+def _refined(landmarks_mm: np.ndarray, found: Mapping[int, Body | NotMeasurable]) -> np.ndarray:
+    """Return the landmarks moved to the centers of the bodies: a network's are some mm off, which turns the axes."""
+    refined = landmarks_mm.copy()
+    for row, body in found.items():
+        if isinstance(body, Body):
+            refined[row] = body.center_mm
+    return refined
 
 
 def _check_disc(body: Body, center_mm: np.ndarray, line_mm: np.ndarray) -> None:
