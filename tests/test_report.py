@@ -49,6 +49,7 @@ def folders(tmp_path_factory):
     """Three scans: one sound, one with a warning as a sentence, one whose name and warning are nasty."""
     root = tmp_path_factory.mktemp("report")
     spine = block_spine(BLOCKS, "PIL", (1.3, 1.5, 1.7), margin_mm=20)
+    spine.hu[:4] = -1000  # air, without which it is no CT
     sentences = {
         "sound": [],
         "unsure": ["no anchor in view: labels may be off by one (probability 0.16)"],
@@ -75,7 +76,7 @@ def test_the_page_says_what_was_found_and_measured(folders):
     assert "no anchor in view: labels may be off by one (probability 0.16)" in text
     assert "T12 → T11 (probability 0.03)" in text
     assert '<span class="warn">0.75</span>' in text, "a doubtful name is marked"
-    assert "33 %" in text, "L1 lost a third of its front"
+    assert re.search("3[1-5] %", text), "L1 lost a third of its front"
     assert '<span class="grade2">2</span>' in text
     assert text.count("<figure>") == len(BLOCKS)
 
@@ -153,7 +154,7 @@ def test_without_the_scan(folders, tmp_path, capsys):
     text = (tmp_path / "out" / "sound_report.html").read_text()
     assert "the scan is not at hand" in text
     assert "image/jpeg" not in text
-    assert "33 %" in text
+    assert re.search("3[1-5] %", text)
 
 
 def test_a_result_of_another_scan_is_refused_and_the_others_written(folders, tmp_path, capsys):
