@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("results", type=Path, help="folder written by vertebrae segment")
     report.add_argument("--scans", type=Path, help="the scans it was made from; without them no CT and no HU")
 
+    selftest = commands.add_parser("selftest", help="check that turning, moving and resampling a scan changes nothing")
+    selftest.set_defaults(command=_selftest)
+    selftest.add_argument("--scan", type=Path, help="a scan of yours (default: a synthetic one)")
+    selftest.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+
     phantom = commands.add_parser("phantom", help="make synthetic CT scans with exact masks and landmarks")
     phantom.set_defaults(command=_phantom)
     phantom.add_argument("--out", type=Path, required=True, help="data folder to write")
@@ -189,6 +194,12 @@ def _report(options: argparse.Namespace) -> int:
     from .report import write_reports
 
     return write_reports(options.results, options.scans)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from .selftest import run_selftest
+
+    return run_selftest(options.scan, options.device)
 
 
 def _relabel(options: argparse.Namespace) -> int:
