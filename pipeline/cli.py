@@ -157,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     pack.set_defaults(command=_pack)
     pack.add_argument("bundles", nargs="*", metavar="BUNDLE", help="name or folder (default: all three)")
     pack.add_argument("-o", "--output", type=Path, required=True, help="folder for the zips")
+
+    export = commands.add_parser("export", help="write a bundle's network as TorchScript, ONNX or torch.export program")
+    export.set_defaults(command=_export)
+    export.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    export.add_argument("-o", "--output", type=Path, required=True, help="file: .ts, .onnx or .pt2")
+    export.add_argument("--checkpoint", type=Path, help="other weights")
     for command in commands.choices.values():
         command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
     return parser
@@ -305,6 +311,14 @@ def _pack(options: argparse.Namespace) -> int:
 
     for name in options.bundles or STAGES:
         print(pack(_bundle(name), options.output))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .exporting import export_network
+
+    difference = export_network(_bundle(options.bundle), options.output, options.checkpoint)
+    print(f"{options.output}: differs from the network by at most {difference:.1e} of 1 + |output|, at two sizes")
     return 0
 
 
