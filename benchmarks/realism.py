@@ -26,7 +26,7 @@ from pipeline.spaces import Grid
 
 from .realism_figures import write_histograms, write_page
 
-DRAWS = 5  # procedural vertebrae per level
+DRAWS = 20  # procedural vertebrae per level
 UNSEEN = 990_000  # first number of every seed here; training scans start with another
 # Between subjects: SD of size in VerSe'19 (log scale of the spacing), three times that for a volume.
 SIZE_SD, VOLUME_SD = 0.07, 0.21
@@ -56,6 +56,12 @@ def sizes_of(shape: Shape) -> np.ndarray:
     return np.concatenate([[shape.volume_ml], extent, body_runs_mm(shape)])
 
 
+def sizes_of_level(truth: dict) -> np.ndarray:
+    """Return the measured volume (ml), extents and body sizes (mm) `(7,)` of a level; NaN = not measured."""
+    body = truth["body_width_depth_height_mm"] or [np.nan] * 3
+    return np.array([truth["volume_ml"], *truth["whole_extent_RL_AP_SI_mm"], *body], dtype=float)
+
+
 def size_table(data: Path) -> None:
     """Print every level's procedural sizes, and how many measured SDs they lie from the measured ones."""
     measured = json.loads((data / "statistics.json").read_text())["vertebra_size"]["per_level"]
@@ -64,8 +70,7 @@ def size_table(data: Path) -> None:
     worst = []
     for name, truth in measured.items():
         own = np.mean([sizes_of(procedural_shape(row_of_name(name), _rng(name, i))) for i in range(DRAWS)], axis=0)
-        body = truth["body_width_depth_height_mm"] or [np.nan] * 3
-        real = np.array([truth["volume_ml"], *truth["whole_extent_RL_AP_SI_mm"], *body], dtype=float)
+        real = sizes_of_level(truth)
         off = (own / real - 1) / spread
         worst.append(off)
         cells = [f"{own[0]:.0f} / {real[0]:.0f}", *(_pair(own[i : i + 3], real[i : i + 3]) for i in (1, 4))]
