@@ -16,7 +16,7 @@ from .labels import LABELS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
 from .landmarks import present_rows
 from .spaces import Grid, resample, to_voxel, to_world
 
-POSTERIOR_MM = 18.0  # the middle of a vertebra lies behind the middle of its body
+POSTERIOR_MM = 24.0  # the middle of a vertebra lies behind the middle of its body
 REACH_Z_MM = 34.0  # a vertebra reaches this far above and below its landmark
 
 

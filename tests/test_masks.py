@@ -70,10 +70,10 @@ def test_window_by_hand():
     landmarks_mm = absent()
     landmarks_mm[L1] = [10, -20, 300]
     (window,) = plan_windows(landmarks_mm, 1.0, SIZE)
-    # the middle lies 18 mm behind; half of 95, 79 and 127 mm before it
-    np.testing.assert_allclose(window.grid.affine, ras_affine([10 - 47.5, -20 - 18 - 39.5, 300 - 63.5], 1.0))
+    # the middle lies 24 mm behind; half of 95, 79 and 127 mm before it
+    np.testing.assert_allclose(window.grid.affine, ras_affine([10 - 47.5, -20 - 24 - 39.5, 300 - 63.5], 1.0))
     (coarse,) = plan_windows(landmarks_mm, 2.0, (48, 40, 64))
-    np.testing.assert_allclose(coarse.grid.affine, ras_affine([10 - 47, -20 - 18 - 39, 300 - 63], 2.0))
+    np.testing.assert_allclose(coarse.grid.affine, ras_affine([10 - 47, -20 - 24 - 39, 300 - 63], 2.0))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_neighbors_share_a_window_while_they_fit(step_mm, count):
     windows = plan_windows(landmarks_mm, 1.0, SIZE)
     assert len(windows) == count
     if count == 1:
-        assert bounds_mm(windows[0].grid).mean(axis=0) == pytest.approx([10, -38, 300] + np.array(step_mm) / 2)
+        assert bounds_mm(windows[0].grid).mean(axis=0) == pytest.approx([10, -44, 300] + np.array(step_mm) / 2)
 
 
 def test_no_more_windows_than_needed():
@@ -171,11 +171,11 @@ def test_windows_at_the_border_of_the_image(corner, size):
     """The window shows each voxel where it lies, and the fill value beyond the image."""
     network, landmarks_mm = BallOracle(), absent()
     landmarks_mm[5] = (
-        np.array(IMAGE_LOW_MM) + 2.0 * np.array(corner) * (np.array(IMAGE_SHAPE) - 1) + [0.4, 18 - 0.3, 0.2]
+        np.array(IMAGE_LOW_MM) + 2.0 * np.array(corner) * (np.array(IMAGE_SHAPE) - 1) + [0.4, 24 - 0.3, 0.2]
     )
     image, affine, ((_, _, own),) = probabilities(landmarks_mm, network, size)
     middle_mm = own[:3, 3] + np.array(size) - 1
-    assert np.abs(middle_mm - landmarks_mm[5] + [0, 18, 0]).max() <= 1 + 1e-6  # to the nearest voxel of 2 mm
+    assert np.abs(middle_mm - landmarks_mm[5] + [0, 24, 0]).max() <= 1 + 1e-6  # to the nearest voxel of 2 mm
     start = np.rint(to_voxel(affine, own[:3, 3])).astype(int)
     padded = np.pad(image[0].numpy(), 100, constant_values=-0.5)
     expected = padded[tuple(slice(100 + s, 100 + s + n) for s, n in zip(start, size, strict=True))]
