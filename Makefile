@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check format clean
+BUDGET ?= cpu
+
+.PHONY: setup demo test check format weights clean
 
 setup: $(READY)
 
@@ -29,6 +31,10 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# make weights BUDGET=cpu|gpu|tiny SHAPES=FOLDER; goes on where it was stopped.
+weights: setup
+	$(BIN)/python -m benchmarks.campaign out/weights --budget $(BUDGET) $(if $(SHAPES),--shapes $(SHAPES))
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -20,6 +20,7 @@ from pipeline.labels import row_of_label
 from pipeline.landmarks import absent, present_rows
 from pipeline.metrics import best_shift, dice, identified
 from pipeline.results import write_result
+from pipeline.run import STAGES
 from pipeline.spaces import to_world
 
 
@@ -60,26 +61,31 @@ def line(name: str, result: Result, folder: Path) -> str:
     return text
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    for stage in ("spine_loc", "vert_loc", "vert_seg"):
-        parser.add_argument(f"--{stage.replace('_', '-')}", dest=stage, type=Path, help="other weights")
-    options = parser.parse_args()
-    checkpoints = {s: getattr(options, s) for s in ("spine_loc", "vert_loc", "vert_seg") if getattr(options, s)}
+def run(folder: Path, output: Path, checkpoints: dict[str, Path]) -> None:
+    """Write the result of every scan of a folder and print its line."""
     pipeline = VertebraePipeline(checkpoints=checkpoints)
-    for path in sorted(options.folder.glob("*_ct.nii.gz")):
+    for path in sorted(folder.glob("*_ct.nii.gz")):
         name = path.name.removesuffix("_ct.nii.gz")
         try:
             result = pipeline(read_scan(path))
         except (InputError, NoSpineFound) as error:
             print(f"{name:<22} {error}")
             continue
-        write_result(result, options.output, pipeline.versions)
-        print(line(name, result, options.folder), flush=True)
+        write_result(result, output, pipeline.versions)
+        print(line(name, result, folder), flush=True)
         for warning in result.labelling.warnings:
             print(f"{'':<22}   {warning}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    for stage in STAGES:
+        parser.add_argument(f"--{stage.replace('_', '-')}", dest=stage, type=Path, help="other weights")
+    options = parser.parse_args()
+    checkpoints = {s: getattr(options, s) for s in STAGES if getattr(options, s)}
+    run(options.folder, options.output, checkpoints)
 
 
 if __name__ == "__main__":
