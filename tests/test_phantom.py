@@ -12,7 +12,7 @@ from pipeline.labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_name
 from pipeline.landmarks import body_center_mm, present_rows
 from pipeline.phantom import PRESETS, make_phantom
 from pipeline.phantom.exposure import draw_look, expose, outside_view
-from pipeline.phantom.generate import Phantom
+from pipeline.phantom.generate import Phantom, _at_edge
 from pipeline.phantom.grids import COARSE_MM, draw_grid
 from pipeline.spaces import Grid, bounds_mm, spacing_mm, to_voxel, to_world
 
@@ -187,6 +187,16 @@ def test_landmarks_outside_a_round_field_of_view_are_absent():
             break
     hidden = phantom.hu == phantom.parameters["look"]["padding"]
     assert not phantom.labels[hidden].any()
+
+
+def test_a_vertebra_cut_by_a_round_field_of_view_is_not_complete():
+    """Label 19 lies beside hidden voxels, 20 apart from them, 21 in the first slice."""
+    labels = np.zeros((7, 8, 9), dtype=np.uint8)
+    labels[3, 2, 2:4], labels[4, 5, 5], labels[5, 3, 0] = 19, 20, 21
+    hidden = np.zeros(labels.shape, dtype=bool)
+    hidden[1:3, 2] = True
+    assert _at_edge(labels, np.zeros_like(hidden)) == {0, 21}
+    assert _at_edge(labels, hidden) == {0, 19, 21}
 
 
 @pytest.mark.parametrize("sharpen", [0.0, 0.8])

@@ -80,7 +80,7 @@ def make_phantom(
     body = Body(spine, grid, bone, rng)
     hu, labels = scan(spine, shapes, body, look, grid, rng)
     landmarks_mm = _landmarks(spine, grid, look)
-    seen = _share_in_view(spine, shapes, grid, labels)
+    seen = _share_in_view(spine, shapes, grid, labels, outside_view(grid, look))
     complete = tuple(name for name, share in seen.items() if share == 1.0)
     parameters = {"seed": list(seed), "preset": preset, "share_in_view": seen}
     parameters |= _document(spine, shapes, body, bone, look)
@@ -118,11 +118,13 @@ def _landmarks(spine: Spine, grid: Grid, look: Look) -> np.ndarray:
     return landmarks_mm
 
 
-def _share_in_view(spine: Spine, shapes: list[Shape], grid: Grid, labels: np.ndarray) -> dict[str, float]:
+def _share_in_view(
+    spine: Spine, shapes: list[Shape], grid: Grid, labels: np.ndarray, hidden: np.ndarray
+) -> dict[str, float]:
     """Return, per vertebra in view, the share of its volume that lies inside the field of view; 1 = all of it."""
     voxel_ml = abs(np.linalg.det(grid.affine[:3, :3])) / 1000
     counts = np.bincount(labels.ravel(), minlength=max(LABELS) + 1)
-    cut = _at_edge(labels)
+    cut = _at_edge(labels, hidden)
     shares = {}
     for row, shape, scale in zip(spine.rows, shapes, spine.scales, strict=True):
         label = LABELS[row]
@@ -132,6 +134,10 @@ def _share_in_view(spine: Spine, shapes: list[Shape], grid: Grid, labels: np.nda
     return shares
 
 
-def _at_edge(labels: np.ndarray) -> set[int]:
-    """Return the labels that reach the first or last voxel layer of any axis."""
-    return {int(v) for axis in range(3) for i in (0, -1) for v in np.unique(labels.take(i, axis=axis))}
+def _at_edge(labels: np.ndarray, hidden: np.ndarray) -> set[int]:
+    """Return the labels that reach the outermost voxel layer of any axis, or a voxel beyond the round field of view."""
+    found = {int(v) for axis in range(3) for i in (0, -1) for v in np.unique(labels.take(i, axis=axis))}
+    for axis in range(3):
+        for shift in (-1, 1):
+            found |= {int(v) for v in np.unique(labels[np.roll(hidden, shift, axis=axis)])}
+    return found
