@@ -149,12 +149,18 @@ def _workflow(name: str, job: _Job) -> Any:
 
 
 def describe_memory(parser: Any) -> str:
-    """Return a sentence on the memory that a parsed `train.json` will need."""
+    """Return a sentence on the memory that a parsed `train.json` will need.
+
+    Raises:
+        ValueError: the network cannot halve its window as often as it has to.
+    """
     from .training_memory import training_bytes
 
     values = {key: parser.get_parsed_content(key) for key in ("window", "batch_size", "windows_per_scan")}
     windows = values["batch_size"] * values["windows_per_scan"]
     network, loss = (parser.get_parsed_content(key) for key in ("network_def", "loss"))
+    if any(side % network.multiple for side in values["window"]):
+        raise ValueError(f"window {list(values['window'])}: every side must be a multiple of {network.multiple}")
     needed = training_bytes(network, loss, parser["network_def"]["in_channels"], values["window"], windows)
     size = " x ".join(map(str, values["window"]))
     return f"{windows} windows of {size} voxels a step need about {needed / 1e9:.1f} GB in bfloat16"

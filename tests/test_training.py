@@ -202,6 +202,10 @@ def test_the_defaults_are_the_specified_ones(name):
             "'windw' is no key of spine_loc's train.json to be set like this; did you mean window?",
         ),
         (["--stage", "1", "--set", "checkpoint=a"], "'checkpoint=a': this has an option of its own"),
+        (
+            ["--stage", "2", "--set", "window=[64,80,96]"],
+            "window [64, 80, 96]: every side must be a multiple of 32",
+        ),
         (["--gpu", "93"], "device 'cuda:93': no such GPU here"),
         (["--checkpoint", "a.pt"], "--checkpoint a.pt: name the --stage it belongs to"),
         (["--stage", "1", "--checkpoint", "a.pt"], "a.pt: no weights for spine_loc"),
