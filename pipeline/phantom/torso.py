@@ -100,7 +100,8 @@ def _paint_chest(body: Body) -> None:
     center_x, center_y, half, depth, front, level = body.profile(CHEST_LEVEL, CHEST_MM * body.girth)
     x, y, z = tissue.xyz[0] - center_x, tissue.xyz[1] - center_y, tissue.xyz[2]
     cage = ((np.abs(x) / half) ** 2.2 + (np.abs(y - front) / depth) ** 2.2) ** (1 / 2.2)
-    inside = (cage < 0.9) & (body.radius < 0.93) & (level > 6.6) & (level < 20)
+    apex = 7 + rng.normal(0.15, 0.45)  # at T1: in three necks with known levels 0.1 to 0.5 levels below its center
+    inside = (cage < 0.9) & (body.radius < 0.93) & (level > apex) & (level < 20)
     base = body.organ(18.2, 0, 0, rng.uniform(-10, 20))[2]
     dome = base + rng.uniform(50, 90) * (1 - ((np.abs(x) - 70) / 80) ** 2 - ((y - 50) / 95) ** 2)
     middle = rng.uniform(12, 20) + rng.uniform(16, 30) * np.exp(-(((y - rng.uniform(40, 60)) / 28) ** 2))

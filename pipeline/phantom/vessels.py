@@ -24,12 +24,15 @@ def _paint_airway(body: Body) -> None:
     nodes = [(-0.3, 30, 13), (0, 27, 0), (1, 23, 0), (2, 22, 0), (3, 24, 0), (4, 30, 0), (5, 33, 0), (6, 35, 0)]
     nodes += [(7, 36, 0), (9, 42, 0), (10.5, 46, 0)]
     points = np.array([body.near(level, rng.normal(0, 1.5), front + shift, up) for level, front, up in nodes])
+    fork = body.near(11.5)[2] - points[-1, 2]
+    points[-1, 2] += body.drift_mm[0] / 2 + rng.normal(0, 8)
     radius = np.array([7, 6, 6, 7, 7, 6, 6, 7, 8, 8, 8]) * rng.uniform(0.5, 1.25)
     tissue.fill(tissue.tube(points[:5] + [6, 0, 0], radius[:5]), -980.0)
     tissue.fill(tissue.tube(points[:5] - [6, 0, 0], radius[:5]), -980.0)
     tissue.fill(tissue.tube(points[4:], radius[4:] + 1), -980.0)
     for side in (-1, 1):
-        tissue.fill(tissue.tube(np.array([points[-1], body.near(11.5, side * 45, 42)]), 6), -960.0)
+        bronchus = points[-1] + [side * 45, -4, fork]
+        tissue.fill(tissue.tube(np.array([points[-1], bronchus]), 6), -960.0)
     gullet = [body.near(level, -6 + rng.normal(0, 2), front) for level, front in ((5, 18), (9, 24), (14, 30), (17, 42))]
     tissue.fill(tissue.tube(np.array(gullet), 6), body.muscle)
     if rng.random() < 0.3:
@@ -81,10 +84,10 @@ def _paint_trunk(body: Body) -> None:
         (12, -24, 24),
         (15, -20 + sway, 26),
         (18, -8 + sway, 32),
-        (22.3, -4 + sway, 34),
+        (22.3 + rng.normal(0, 0.4), -4 + sway, 34),
     ]
     points = np.array([body.near(*node) for node in nodes])
-    points[:2, 2] += body.drift_mm[0] / 2
+    points[:2, 2] += 4 + body.drift_mm[0] / 2 + rng.normal(0, 12)
     radius = rng.uniform(9, 15) * np.array([1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
     blood = body.blood()
     tissue.fill(tissue.tube(points, radius), blood)
