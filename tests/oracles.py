@@ -35,11 +35,12 @@ class LandmarkOracle(nn.Module):
         hu = image[0, 0].numpy() * HU_PER_UNIT
         heatmaps = np.zeros((25, *(n // 2 for n in hu.shape)), np.float32)
         pieces, count = ndimage.label(hu > CALLED_HU)
+        smooth = ndimage.uniform_filter(hu, 5)  # noise must not make a vertebra brighter
         for index in range(1, count + 1):
             center = (np.argwhere(pieces == index).mean(axis=0) - 0.5) / 2  # a heatmap voxel is 2 x 2 x 2 image voxels
             offsets = np.indices(heatmaps.shape[1:]) - center.reshape(3, 1, 1, 1)
             blob = np.exp(-(offsets**2).sum(axis=0) / (2 * 1.5**2))
-            channel = min(row_of_hu(float(hu[pieces == index].max())), 24)
+            channel = min(row_of_hu(float(smooth[pieces == index].max())), 24)
             heatmaps[channel] = np.maximum(heatmaps[channel], blob)
         return torch.from_numpy(heatmaps)[None]
 

@@ -175,7 +175,7 @@ def test_bad_folders(folders, tmp_path, capsys):
     assert main(["report", str(folders / "out"), "--scans", str(tmp_path / "nowhere")]) == 2
 
 
-SORT = """<script>
+SORT = """<script>{  // names of its own, beside those of the page's script
 const heads = [...document.querySelectorAll("#cohort th")];
 const rows = () => [...document.querySelectorAll("#cohort tbody tr")];
 const names = () => rows().filter((row) => !row.hidden).map((row) => row.cells[0].innerText);
@@ -185,7 +185,7 @@ heads[0].click(); said.push(names());
 document.querySelector(".chips button").click(); said.push(names());
 document.body.insertAdjacentHTML("beforeend", "<pre id=said></pre>");
 document.querySelector("#said").innerText = JSON.stringify(said);
-</script>"""
+}</script>"""
 
 
 @pytest.mark.slow
