@@ -17,12 +17,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import manifest
-from .cohort import Loaded, Run, Settings, fail, open_journal, read_ahead, write
-from .memory import BASE_GB, Budget, machine_gb, peak_gb, reset_peak
+from .cohort import Loaded, Run, Settings, compute, note, open_journal, read_ahead, time_left, write, write_failure
+from .memory import BASE_GB, Budget, machine_gb, out_of_memory
 from .results import is_done, warning_codes
 from .run import Result, VertebraePipeline
 from .sources import Source, find_sources, is_cohort
-from .timeout import check_available, time_limit
+from .timeout import check_available
 
 
 def segment_scans(
@@ -55,15 +55,19 @@ def segment_scans(
     if not waiting:
         return _judge(sources, output_dir) if settings.strict else 0
     limit_gb = settings.max_memory_gb or machine_gb()
-    run = Run(output_dir, settings, not is_cohort(source, sources), limit_gb, Budget(limit_gb - BASE_GB))
+    single = settings.ray is None and not is_cohort(source, sources)
+    run = Run(output_dir, settings, single, limit_gb, Budget(limit_gb - BASE_GB))
     if run.journal:
         open_journal(run, device, checkpoints)
     try:
-        count = _work(run, waiting, lambda: VertebraePipeline(device, checkpoints))
+        work = _work_on_ray if settings.ray else _work
+        count = work(run, waiting, lambda: VertebraePipeline(device, checkpoints))
     finally:
         run.budget.open()
         if run.journal:
             manifest.write_manifest(output_dir, [item.name for item in sources])
+    if count < len(waiting):
+        print(f"{len(waiting) - count} of {len(waiting)} unchanged since they were done")
     failed = _summarize(count, run.failures)
     return _judge(sources, output_dir) if settings.strict and not failed else failed
 
@@ -79,21 +83,25 @@ def _work(run: Run, waiting: list[Source], load: Callable[[], VertebraePipeline]
             count += 1
             if pipeline is None and not loaded.error:
                 pipeline = load()
-            left_s = (time.monotonic() - begun) / count * (bar.total - count)
-            progress = "" if run.single else f"[{count}/{bar.total}, {_duration(left_s)} left] "
+            progress = "" if run.single else time_left(begun, count, bar.total)
             try:
                 task = _compute(run, pipeline, loaded, bar, progress)
             except Exception as error:  # whatever it is, the other scans must run
-                fail(run, loaded, error)
+                _fail(run, loaded, error)
             else:
                 _finish(run, unwritten)  # one scan at most waits to be written
                 unwritten = loaded, writer.submit(task)
                 del task
             bar.update(1)
         _finish(run, unwritten)
-    if count < len(waiting):
-        print(f"{len(waiting) - count} of {len(waiting)} unchanged since they were done")
     return count
+
+
+def _work_on_ray(run: Run, waiting: list[Source], load: Callable[[], VertebraePipeline]) -> int:
+    """Do the same on the workers of a Ray cluster."""
+    from .ray_cohort import work
+
+    return work(run, waiting, load)
 
 
 def _compute(
@@ -106,20 +114,21 @@ def _compute(
     if run.journal:
         started = {"name": name, "status": manifest.STARTED, "sha256": loaded.record["sha256"]}
         manifest.append_record(run.output_dir, started)
-    reset_peak()
-    with time_limit(run.settings.timeout_s, str(loaded.source.path)):
-        result = pipeline(loaded.scan, lambda stage: bar.set_description(f"{name}: {stage}"))
-    loaded.record["peak_memory_gb"] = round(peak_gb(), 2)
+    result = compute(run, pipeline, loaded, lambda stage: bar.set_description(f"{name}: {stage}"))
     return partial(_write, run, loaded, result, pipeline.versions, progress)
 
 
 def _write(run: Run, loaded: Loaded, result: Result, versions: dict[str, str], progress: str) -> None:
     """Write one scan's results and say what was found."""
-    record = write(run, loaded, result, versions)
-    found, seconds = record["vertebrae"], sum(result.seconds.values())
-    tqdm.write(f"{progress}{loaded.source.name}: {len(found)} vertebrae, {found[0]} to {found[-1]}, {seconds:.0f} s")
-    for warning in record["warnings"]:
-        tqdm.write(f"  warning: {warning}")
+    note(run, write(run, loaded, result, versions), progress)
+
+
+def _fail(run: Run, loaded: Loaded, error: Exception) -> None:
+    """Note a failure, or raise it if the only scan failed."""
+    if run.single and not out_of_memory(error):
+        run.release(loaded)
+        raise error
+    note(run, write_failure(run, loaded, error), "")
 
 
 def _finish(run: Run, unwritten: tuple[Loaded, Future[None]] | None) -> None:
@@ -130,15 +139,7 @@ def _finish(run: Run, unwritten: tuple[Loaded, Future[None]] | None) -> None:
     try:
         future.result()
     except Exception as error:
-        fail(run, loaded, error)
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration to read, such as `3 h 5 min`, `12 min` or `40 s`."""
-    minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
+        _fail(run, loaded, error)
 
 
 def _summarize(count: int, failures: list[str]) -> int:

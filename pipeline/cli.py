@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--no-repair", action="store_true", help="take slightly broken geometry as it is, or refuse it"
     )
+    segment.add_argument("--ray", metavar="ADDRESS", help="work on the Ray cluster there, or 'local' for one made here")
+    segment.add_argument("--ray-cores", type=int, default=4, metavar="N", help="of a worker without GPU (default: 4)")
     segment.add_argument("--report", action="store_true", help="also write report pages and their index")
 
     relabel = commands.add_parser("relabel", help="correct the names of a result by hand, without running a network")
@@ -177,6 +179,8 @@ def _segment(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} {value:g}: expected more than 0")
+    if options.ray_cores < 1:
+        raise ValueError(f"--ray-cores {options.ray_cores}: expected 1 or more")
     settings = Settings(
         overwrite=options.overwrite,
         strict=options.strict,
@@ -185,6 +189,8 @@ def _segment(options: argparse.Namespace) -> int:
         timeout_s=options.timeout,
         max_memory_gb=options.max_memory,
         repair=not options.no_repair,
+        ray=options.ray,
+        ray_cores=options.ray_cores,
     )
     checkpoints = {stage: getattr(options, stage) for stage in STAGES if getattr(options, stage)}
     code = segment_scans(

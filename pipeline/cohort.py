@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from tqdm import tqdm
 
 from . import __version__, manifest
 from .files import atomic_path, remove_leftovers
 from .formats import check_source
 from .images import InputError, Scan, read_header, read_voxels
-from .memory import BASE_GB, Budget, forecast_gb
+from .memory import BASE_GB, Budget, forecast_gb, out_of_memory, peak_gb, reset_peak
 from .results import write_result
-from .run import Result
+from .run import Result, VertebraePipeline
 from .sources import Source, content_sha256
+from .timeout import time_limit
 
 MAX_STARTS = 3  # a scan in whose course the process died this often is not tried again
 
@@ -34,6 +37,8 @@ class Settings:
         timeout_s: a scan's computation is given up after this.
         max_memory_gb: None = what the machine has.
         repair: see `images.read_scan`.
+        ray: address of a Ray cluster, or "local"; None = work in this process.
+        ray_cores: cores of one worker there, where there is no GPU.
     """
 
     overwrite: bool = False
@@ -43,6 +48,8 @@ class Settings:
     timeout_s: float | None = None
     max_memory_gb: float | None = None
     repair: bool = True
+    ray: str | None = None
+    ray_cores: int = 4
 
 
 @dataclass
@@ -113,11 +120,11 @@ def read_ahead(run: Run, waiting: list[Source]) -> Iterator[Loaded]:
     """Yield the scans in order; while the caller works on one, the next is being read."""
     reader = ThreadPoolExecutor(1)
     try:
-        ahead = reader.submit(_load, run, waiting[0])
+        ahead = reader.submit(load, run, waiting[0])
         for following in [*waiting[1:], None]:
             loaded = ahead.result()
             if following:
-                ahead = reader.submit(_load, run, following)
+                ahead = reader.submit(load, run, following)
             yield loaded
             del loaded
     finally:
@@ -125,8 +132,8 @@ def read_ahead(run: Run, waiting: list[Source]) -> Iterator[Loaded]:
         reader.shutdown(cancel_futures=True)
 
 
-def _load(run: Run, source: Source) -> Loaded:
-    """Read one scan if it is to be done and there will be memory for it."""
+def load(run: Run, source: Source) -> Loaded:
+    """Read one scan if it is to be done and there will be memory for it; `error` says why it cannot be used."""
     begun = time.perf_counter()
     loaded = Loaded(source, {"name": source.name, "input": str(source.path), **run.facts})
     try:
@@ -153,7 +160,7 @@ def _read(run: Run, loaded: Loaded) -> None:
     """Read the headers, wait for memory, read the voxels."""
     source, starts = loaded.source, run.started.get(loaded.source.name, 0)
     if run.settings.resume and starts >= MAX_STARTS:
-        raise InputError(f"{source.path}: the process died {starts} times on this scan; --overwrite to try again")
+        raise given_up(source)
     header = read_header(source.path, repair=run.settings.repair)
     check_source(source.path, header.stack is not None, run.settings.formats)
     need_gb = forecast_gb(header.shape, header.dtype)
@@ -167,8 +174,25 @@ def _read(run: Run, loaded: Loaded) -> None:
     loaded.scan = replace(read_voxels(header), name=source.name)
 
 
+def given_up(source: Source) -> InputError:
+    """Return what is said of a scan in whose course the process died too often."""
+    return InputError(f"{source.path}: the process died {MAX_STARTS} times on this scan; --overwrite to try again")
+
+
+def compute(
+    run: Run, pipeline: VertebraePipeline, loaded: Loaded, on_stage: Callable[[str], None] = lambda name: None
+) -> Result:
+    """Run the three stages on a scan that was read, within the time it may take."""
+    assert loaded.scan is not None
+    reset_peak()
+    with time_limit(run.settings.timeout_s, str(loaded.source.path)):
+        result = pipeline(loaded.scan, on_stage)
+    loaded.record["peak_memory_gb"] = round(peak_gb(), 2)
+    return result
+
+
 def write(run: Run, loaded: Loaded, result: Result, versions: dict[str, str]) -> manifest.Record:
-    """Write the results of one scan, then its record; return the record."""
+    """Write the results of one scan; return its record."""
     begun, name = time.perf_counter(), loaded.source.name
     try:
         paths = write_result(result, run.output_dir, versions, run.settings.formats)
@@ -177,25 +201,41 @@ def write(run: Run, loaded: Loaded, result: Result, versions: dict[str, str]) ->
         writing = {"writing": round(time.perf_counter() - begun, 2)}
         record["seconds"] = {**loaded.record["seconds"], **record["seconds"], **writing}
         record["outputs"] = [path.name for path in paths]
-        if run.journal:
-            manifest.append_record(run.output_dir, record)
     finally:
         run.release(loaded)
     return record
 
 
-def fail(run: Run, loaded: Loaded, error: Exception) -> None:
-    """Note a failure, or raise it if the only scan failed."""
+def write_failure(run: Run, loaded: Loaded, error: Exception) -> manifest.Record:
+    """Write the error file of one scan; return its record."""
     run.release(loaded)
-    if run.single and not out_of_memory(error):
-        raise error
     sentence = describe(loaded.source.path, error)
-    run.failures.append(sentence)
     if run.journal:
         trace = "" if isinstance(error, ValueError) else "".join(traceback.format_exception(error))
         with atomic_path(_error_file(run, loaded.source.name)) as temporary:
             temporary.write_text(f"{sentence}\n{trace}")
-        manifest.append_record(run.output_dir, {**loaded.record, "status": manifest.FAILED, "error": sentence})
+    return {**loaded.record, "status": manifest.FAILED, "error": sentence}
+
+
+def note(run: Run, record: manifest.Record, progress: str) -> None:
+    """Put what became of one scan into the manifest, and say it."""
+    if run.journal:
+        manifest.append_record(run.output_dir, record)
+    if record["status"] == manifest.FAILED:
+        run.failures.append(record["error"])
+        return
+    found, seconds = record["vertebrae"], sum(record["seconds"].values())
+    tqdm.write(f"{progress}{record['name']}: {len(found)} vertebrae, {found[0]} to {found[-1]}, {seconds:.0f} s")
+    for warning in record["warnings"]:
+        tqdm.write(f"  warning: {warning}")
+
+
+def time_left(begun: float, count: int, total: int) -> str:
+    """Return how far a run is and how long it will go on, such as `[7/50, 3 h 5 min left] `; `40 s` when short."""
+    seconds = (time.monotonic() - begun) / count * (total - count)
+    minutes = round(seconds / 60)
+    long = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    return f"[{count}/{total}, {long if minutes else f'{seconds:.0f} s'} left] "
 
 
 def _error_file(run: Run, name: str) -> Path:
@@ -208,8 +248,3 @@ def describe(path: Path, error: Exception) -> str:
     if out_of_memory(error):
         return f"{path}: not enough memory for this scan: {text or 'out of memory'}"
     return text if isinstance(error, (ValueError, TimeoutError)) else f"{path}: {type(error).__name__}: {text}"
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means too little memory, on the computer or on the GPU."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

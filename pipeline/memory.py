@@ -48,12 +48,21 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether an error means too little memory, on the computer or on the GPU."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 class Budget:
     """Lets a scan in only when the forecasts of all scans in memory stay below a limit; one alone is always let in."""
 
     def __init__(self, limit_gb: float) -> None:
         self.limit_gb, self.used_gb, self.scans = limit_gb, 0.0, 0
         self.changed = threading.Condition()
+
+    def __reduce__(self) -> tuple[type[Budget], tuple[float]]:
+        """Be empty in another process."""
+        return Budget, (self.limit_gb,)
 
     def enter(self, gb: float) -> None:
         """Wait until there is room."""

@@ -1,8 +1,12 @@
 """`vertebrae segment` with a pipeline that needs no networks and reads the mask off the HU; run it as a program.
 
-A scan whose name has "slow" in it takes 30 s.
+A scan takes FAKE_SECONDS (0.02), one whose name has "slow" in it 30 s; one with "deadly" kills the process.
+FAKE_LOG names a file that gets a line "PID NAME" whenever a scan is begun. With FAKE_PEAK, the peak memory in the
+manifest is that of the whole run so far, not of one scan's computation.
 """
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,6 +16,7 @@ import numpy as np
 from format_cases import make_result, make_scan
 
 import pipeline.batch
+import pipeline.cohort
 import pipeline.preview
 from pipeline import NoSpineFound
 from pipeline.cli import main
@@ -25,7 +30,12 @@ class FakePipeline:
 
     def __call__(self, scan, on_stage=lambda name: None):
         on_stage("spine_loc")
-        end = time.monotonic() + (30 if "slow" in scan.name else 0.02)
+        if log := os.environ.get("FAKE_LOG"):
+            with open(log, "a") as stream:
+                stream.write(f"{os.getpid()} {scan.name}\n")
+        if "deadly" in scan.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        end = time.monotonic() + (30 if "slow" in scan.name else float(os.environ.get("FAKE_SECONDS", "0.02")))
         while time.monotonic() < end:
             time.sleep(0.01)
         if not (scan.array == 400).any():
@@ -64,4 +74,6 @@ def make_cohort(folder: Path, good: int, broken: int) -> Path:
 if __name__ == "__main__":
     pipeline.batch.VertebraePipeline = FakePipeline
     pipeline.preview.save_preview = save_preview
+    if "FAKE_PEAK" in os.environ:
+        pipeline.cohort.reset_peak = lambda: None
     sys.exit(main(sys.argv[1:]))
