@@ -50,21 +50,21 @@ class Variation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variation did: vertebrae compared, names lost and gained, largest shift, lowest overlap, the verdict."""
+    """What a variation did: vertebrae compared, those lost, gained and off, largest shift, lowest overlap."""
 
     variation: Variation
     compared: int
     lost: tuple[str, ...] = ()
     gained: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
     points_mm: float = 0.0
     dice: float = 1.0
     failure: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether everything is within the tolerances."""
-        same = not (self.failure or self.lost or self.gained)
-        return same and self.points_mm <= self.variation.points_mm and self.dice >= self.variation.dice
+        """Whether something was compared and everything is within the tolerances."""
+        return self.compared > 0 and not (self.failure or self.lost or self.gained or self.off)
 
 
 def reordered(scan: Scan, order: Sequence[int], signs: Sequence[int]) -> Scan:
@@ -162,13 +162,16 @@ def compare(variation: Variation, first: Result, grid: Grid, second: Result) -> 
     before, after = present_rows(own), present_rows(other)
     whole = [row for row in before if seen[LABELS[row]] >= WHOLE * all_of[LABELS[row]]]
     both = [row for row in whole if row in after]
+    points_mm = {row: float(np.linalg.norm(own[row] - other[row])) for row in both}
+    overlap = {row: dice(labels * in_view, first.labels * in_view, LABELS[row]) for row in both}
     return Outcome(
         variation,
         len(whole),
         lost=tuple(NAMES[row] for row in whole if row not in after),
         gained=tuple(NAMES[row] for row in after if row not in before),
-        points_mm=float(np.linalg.norm(own[both] - other[both], axis=1).max(initial=0.0)),
-        dice=min((dice(labels * in_view, first.labels * in_view, LABELS[row]) for row in both), default=0.0),
+        off=tuple(NAMES[r] for r in both if points_mm[r] > variation.points_mm or overlap[r] < variation.dice),
+        points_mm=max(points_mm.values(), default=0.0),
+        dice=min(overlap.values(), default=0.0),
     )
 
 
@@ -177,8 +180,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     head = f"{'variation':<36}{'vertebrae':>10}{'points mm':>18}{'lowest Dice':>20}   verdict"
     lines = [head]
     for o in outcomes:
-        names = [f"lost {' '.join(o.lost)}"] * bool(o.lost) + [f"gained {' '.join(o.gained)}"] * bool(o.gained)
-        why = o.failure or ", ".join(names)
+        changes = (("lost", o.lost), ("gained", o.gained), ("off", o.off))
+        why = o.failure or ", ".join(f"{what} {' '.join(names)}" for what, names in changes if names)
         points = f"{o.points_mm:.2f} (<= {o.variation.points_mm:.2f})"
         overlap = f"{o.dice:.3f} (>= {o.variation.dice:.3f})"
         verdict = ("same" if o.passed else "CHANGED") + (f": {why}" if why else "")

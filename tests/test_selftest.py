@@ -145,8 +145,9 @@ def shifts_the_mask(result):
     [
         (loses_l2, "CHANGED: lost L2"),
         (gains_l3, "CHANGED: gained L3"),
+        (moves_l1, "CHANGED: off L1"),
         (moves_l1, "0.70 (<= 0.50)"),
-        (shifts_the_mask, "CHANGED"),
+        (shifts_the_mask, "CHANGED: off T12 L1 L2"),
     ],
 )
 def test_each_way_to_be_wrong_is_told(spine, spoil, said):
@@ -174,14 +175,18 @@ def test_a_scan_that_is_no_longer_accepted_fails(spine, error):
     assert str(error) in table([outcome])
 
 
+def test_nothing_compared_is_no_success():
+    assert not Outcome(VARIATIONS[0], 0).passed
+
+
 def test_exit_codes(monkeypatch):
-    def outcome(dice):
-        return [Outcome(VARIATIONS[1], 3, points_mm=0.1, dice=dice)]
+    def outcome(off):
+        return [Outcome(VARIATIONS[1], 3, off=off)]
 
     monkeypatch.setattr("pipeline.selftest.VertebraePipeline", lambda device: None)
     monkeypatch.setattr("pipeline.selftest._phantom", lambda: None)
-    for dice, code in ((0.98, 0), (0.96, 4)):
-        monkeypatch.setattr("pipeline.selftest.check", lambda pipeline, scan, dice=dice: outcome(dice))
+    for off, code in (((), 0), (("L1",), 4)):
+        monkeypatch.setattr("pipeline.selftest.check", lambda pipeline, scan, off=off: outcome(off))
         assert main(["selftest"]) == code
 
 
