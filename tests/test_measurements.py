@@ -126,6 +126,30 @@ def test_a_cut_body_says_so():
     assert found["L3"].hu.value is None
 
 
+@pytest.mark.parametrize("axcodes", ["RAS", "PIL"])
+def test_a_round_field_of_view_cuts_too(axcodes):
+    """L2 loses the tips of its processes, L3 the right side of its body."""
+    spine = block_spine([Block("L1"), Block("L2"), Block("L3")], axcodes)
+    whole, _ = measured(spine)
+    offset = spine.world_mm - center_mm(1, 3)
+    processes = (np.abs(offset[..., 2]) < 15) & (offset[..., 1] < -33)
+    bodies = (offset[..., 2] < -18) & (offset[..., 0] > 14)
+    spine.hu[processes | bodies], spine.labels[processes | bodies] = -1024, 0
+    _, found = measured(spine)
+    assert found["L1"].volume_ml == whole.vertebrae[0].volume_ml
+    assert found["L2"].volume_ml == Measure(reason="cut by the field of view")
+    assert found["L2"].middle_mm.value == pytest.approx(24, abs=0.5)
+    assert found["L3"].volume_ml == Measure(reason="cut by the field of view")
+    assert found["L3"].middle_mm == Measure(reason="body cut by the field of view")
+
+
+def test_single_dark_voxels_are_no_padding():
+    spine = block_spine([Block("L1"), Block("L2"), Block("L3")])
+    rng = np.random.default_rng(3)
+    spine.hu[(spine.labels == 0) & (rng.random(spine.hu.shape) < 0.1)] = -1024
+    assert all(v.volume_ml.value and v.middle_mm.value for v in measured(spine)[1].values())
+
+
 def test_contrast_agent_is_told_and_its_value_kept():
     blocks = [Block("L1"), Block("L2"), Block("L3")]
     spine = block_spine(blocks, "RAI")

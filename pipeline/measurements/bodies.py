@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.optimize import least_squares
 
 from ..spaces import Grid, resample, spacing_mm, to_voxel, to_world
+from .pieces import Piece, meets_padding
 from .records import Body, NotMeasurable
 
 STEP_MM = 1.0
@@ -31,14 +32,6 @@ WALL = 0.6  # of the height, around the middle: there the walls tell how the bod
 MAX_RESIDUAL_MM = 3.5
 BULGE = 1.15
 COARSEST = 0.25  # of the height of the body: thicker voxels cannot tell it
-
-
-class Piece(NamedTuple):
-    """One vertebra's mask: `(A, B, C)` float32 of 0 and 1, its affine, and the grid of the whole scan."""
-
-    mask: np.ndarray
-    affine: np.ndarray
-    scan: Grid
 
 
 class _Outline(NamedTuple):
@@ -59,14 +52,6 @@ class _Outline(NamedTuple):
         """Heights at the high end, in the middle and at the low end."""
         between = self.upper - self.lower
         return np.array([between.sum(), between[0], between[0] - between[1] + between[2]])
-
-
-def cut_piece(labels: np.ndarray, affine: np.ndarray, label: int, box: tuple[slice, ...]) -> Piece:
-    """Return one vertebra of a label map, in its box and a voxel around it."""
-    grown = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
-    own = np.array(affine, dtype=np.float64)
-    own[:3, 3] = to_world(affine, np.array([side.start for side in grown]))
-    return Piece((labels[grown] == label).astype(np.float32), own, Grid(labels.shape, np.asarray(affine)))
 
 
 def find_body(piece: Piece, center_mm: np.ndarray, up: np.ndarray, anterior: np.ndarray) -> Body:
@@ -126,7 +111,9 @@ def _outline(piece: Piece, center: np.ndarray, axes: np.ndarray, *, along: int) 
     grid = slab_grid(center, axes, reach)
     share = np.moveaxis(resample(piece.mask, piece.affine, grid), along, 0)  # (along, across, up)
     inside = _piece_at_center(share > 0.5)
-    if _near_edge(np.moveaxis(inside, 0, along), grid, piece.scan):
+    beyond = None if piece.beyond is None else resample(piece.beyond, piece.affine, grid)
+    whole = np.moveaxis(inside, 0, along)
+    if _near_edge(whole, grid, piece.scan) or meets_padding(whole, beyond, STEP_MM**2):
         raise NotMeasurable("body cut by the field of view")
     upper, lower = _ends(share, inside), -_ends(share[..., ::-1], inside[..., ::-1])
     present = inside.any(axis=2)

@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from ..labels import ROWS_BY_LEVEL, row_of_name
 from ..spaces import resample, spacing_mm
-from .bodies import Piece, slab_grid
+from .bodies import slab_grid
+from .pieces import Piece
 from .records import Body, Measure
 
 STEP_MM = 1.0

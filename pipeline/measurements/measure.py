@@ -11,9 +11,10 @@ from ..labels import LABELS, NAMES, ROWS_BY_LEVEL
 from ..landmarks import present_rows
 from ..spaces import to_world
 from .angles import between, coronal_curves
-from .bodies import Piece, cut_piece, find_body
+from .bodies import find_body
 from .density import densities
 from .heights import losses
+from .pieces import Piece, cut_piece, meets_padding, padding_of
 from .records import Body, Measure, Measurements, NotMeasurable, Vertebra
 
 HEADWARDS = np.array([0.0, 0.0, 1.0])
@@ -37,7 +38,8 @@ def measure(
     present = present_rows(landmarks_mm)
     rows = [row for row in ROWS_BY_LEVEL if row in present]
     boxes = ndimage.find_objects(labels, max_label=max(LABELS))
-    pieces = {row: _piece(labels, affine, LABELS[row], boxes[LABELS[row] - 1]) for row in rows}
+    padding = padding_of(hu)
+    pieces = {row: _piece(labels, affine, LABELS[row], boxes[LABELS[row] - 1], padding) for row in rows}
     found = _bodies(rows, pieces, _refined(landmarks_mm, _bodies(rows, pieces, landmarks_mm)))
     hus = _densities(labels, pieces, found, hu)
     vertebrae = tuple(_vertebra(row, pieces[row], found, hus[row]) for row in rows)
@@ -46,8 +48,10 @@ def measure(
     return Measurements(vertebrae, cobb, curves, lordosis, kyphosis)
 
 
-def _piece(labels: np.ndarray, affine: np.ndarray, label: int, box: tuple[slice, ...] | None) -> Piece | None:
-    return cut_piece(labels, affine, label, box) if box else None
+def _piece(
+    labels: np.ndarray, affine: np.ndarray, label: int, box: tuple[slice, ...] | None, padding: np.ndarray | None
+) -> Piece | None:
+    return cut_piece(labels, affine, label, box, padding) if box else None
 
 
 def _bodies(
@@ -110,9 +114,10 @@ def _vertebra(row: int, piece: Piece | None, found: Mapping[int, Body | NotMeasu
 def _volume_ml(piece: Piece | None) -> Measure:
     if piece is None:
         return Measure(reason="no mask")
-    if _touches_edge(piece):
+    voxel_mm3 = abs(float(np.linalg.det(piece.affine[:3, :3])))
+    if _touches_edge(piece) or meets_padding(piece.mask, piece.beyond, voxel_mm3 ** (2 / 3)):
         return Measure(reason="cut by the field of view")
-    return Measure(float(piece.mask.sum() * abs(np.linalg.det(piece.affine[:3, :3])) / 1000))
+    return Measure(float(piece.mask.sum() * voxel_mm3 / 1000))
 
 
 def _touches_edge(piece: Piece) -> bool:
