@@ -1,5 +1,6 @@
 """Formats that any scan can have: each is read back by another library, on all 48 axis orders, straight and oblique."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import SimpleITK
 from ball_spine import CENTER_MM
 from format_cases import BLOCKS, GRIDS, make_result, make_scan, truth
 
+from pipeline.documents import landmarks_document
 from pipeline.formats import check_source, parse_formats, write_formats
 from pipeline.images import write_labels
 from pipeline.labels import LABELS, NAMES, row_of_name
+from pipeline.landmarks import write_csv
 from pipeline.results import write_result
 
 VERSIONS = {"spine_loc": "0.1.0"}
@@ -34,7 +37,7 @@ def points_ras(image) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("axcodes", "oblique"), GRIDS)
-def test_nifti_ctd_and_slicer(tmp_path, axcodes, oblique):
+def test_nifti_csv_json_ctd_and_slicer(tmp_path, axcodes, oblique):
     result = make_result(make_scan(axcodes, oblique))
     write_labels(tmp_path / "case_segmentation.nii.gz", result.labels, result.scan.affine)
     paths = write_formats(tmp_path, result, ("ctd", "mrk", "per-vertebra"), VERSIONS)
@@ -43,6 +46,17 @@ def test_nifti_ctd_and_slicer(tmp_path, axcodes, oblique):
     mask = SimpleITK.ReadImage(str(tmp_path / "case_segmentation.nii.gz"))
     labels = SimpleITK.GetArrayFromImage(mask).T
     np.testing.assert_array_equal(labels, truth(points_ras(mask)))
+
+    write_csv(tmp_path / "case_landmarks.csv", result.labelling.landmarks_mm)
+    with open(tmp_path / "case_landmarks.csv", newline="") as stream:
+        rows = [(int(row["label"]), *(float(row[axis]) for axis in "XYZ")) for row in csv.DictReader(stream)]
+    document = json.loads(json.dumps(landmarks_document("case", result.scan.grid, result.labelling)))
+    rows += [(vertebra["label"], *vertebra["position_mm"]) for vertebra in document["vertebrae"]]
+    assert len(rows) == 6
+    for label, x, y, z in rows:
+        assert mask[mask.TransformPhysicalPointToIndex((-x, -y, z))] == label
+    corner = np.array(document["geometry"]["affine"]) @ [*np.array(mask.GetSize()) - 1, 1]
+    assert corner[:3] == pytest.approx(points_ras(mask)[-1, -1, -1], abs=1e-3)
 
     for name in BLOCKS:
         one = SimpleITK.ReadImage(str(tmp_path / "case_vertebrae" / f"{name}.nii.gz"))
