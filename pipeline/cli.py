@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write a page per scan and an index from a folder of results")
     report.set_defaults(command=_report)
     report.add_argument("results", type=Path, help="folder written by vertebrae segment")
-    report.add_argument("--scans", type=Path, help="the scans it was made from; without them no CT and no HU")
+    report.add_argument("--scans", help="the scans it was made from, as for segment; without them no CT and no HU")
 
     selftest = commands.add_parser("selftest", help="check that turning, moving and resampling a scan changes nothing")
     selftest.set_defaults(command=_selftest)
@@ -197,7 +197,7 @@ def _segment(options: argparse.Namespace) -> int:
         options.input, options.output, device=options.device, checkpoints=checkpoints, settings=settings
     )
     if options.report:
-        pages = argparse.Namespace(results=options.output, scans=Path(options.input))
+        pages = argparse.Namespace(results=options.output, scans=options.input)
         code = max(code, _report(pages))
     return code
 

@@ -169,6 +169,21 @@ def test_a_result_of_another_scan_is_refused_and_the_others_written(folders, tmp
     assert "unsure_segmentation.nii.gz: not on the grid of" in (tmp_path / "out" / "index.html").read_text()
 
 
+def test_scans_are_named_as_for_segment(folders, tmp_path):
+    """By a list that names them, or by a pattern."""
+    (tmp_path / "out").mkdir()
+    for suffix in ("_segmentation.nii.gz", "_landmarks.json"):
+        shutil.copy(folders / "out" / f"sound{suffix}", tmp_path / "out" / f"first{suffix}")
+    (tmp_path / "list.csv").write_text(f"name,path\nfirst,{folders / 'scans' / 'sound.nii.gz'}\n")
+    assert main(["report", str(tmp_path / "out"), "--scans", str(tmp_path / "list.csv")]) == 0
+    assert "image/jpeg" in (tmp_path / "out" / "first_report.html").read_text()
+    shutil.copytree(tmp_path / "out", tmp_path / "other", ignore=shutil.ignore_patterns("*.html"))
+    (tmp_path / "a").mkdir()
+    shutil.copy(folders / "scans" / "sound.nii.gz", tmp_path / "a" / "first.nii.gz")
+    assert main(["report", str(tmp_path / "other"), "--scans", str(tmp_path / "*" / "first.nii.gz")]) == 0
+    assert "image/jpeg" in (tmp_path / "other" / "first_report.html").read_text()
+
+
 def test_bad_folders(folders, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "no NAME_landmarks.json in this folder" in capsys.readouterr().err

@@ -10,8 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files import atomic_path, write_json
-from ..images import InputError, Scan, find_scans, read_scan, scan_name
+from ..images import InputError, Scan, read_scan
 from ..measurements import measure
+from ..sources import find_sources
 from .findings import read_findings
 from .index import Entry, index_page
 from .page import scan_page
@@ -20,7 +21,7 @@ LANDMARKS, SEGMENTATION = "_landmarks.json", "_segmentation.nii.gz"
 SAME_GRID_MM = 1e-2
 
 
-def write_reports(results: Path, scans: Path | None = None) -> int:
+def write_reports(results: Path, scans: str | Path | None = None) -> int:
     """Write a page for every result in a folder, and the index of all of them.
 
     Args:
@@ -36,7 +37,7 @@ def write_reports(results: Path, scans: Path | None = None) -> int:
     names = sorted(path.name.removesuffix(LANDMARKS) for path in Path(results).glob(f"*{LANDMARKS}"))
     if not names:
         raise InputError(f"{results}: no NAME{LANDMARKS} in this folder; expected results of vertebrae segment")
-    known = {scan_name(path): path for path in find_scans(scans)} if scans else {}
+    known = {source.name: source.path for source in find_sources(scans)} if scans else {}
     entries, failures = [], []
     for name in tqdm(names, desc="reports", unit="scan", disable=None):
         try:
@@ -67,7 +68,7 @@ def write_report(results: Path, name: str, scan: Scan | None) -> Entry:
     return Entry(findings, measurements)
 
 
-def _scan(name: str, known: dict[str, Path], scans: Path | None) -> Scan | None:
+def _scan(name: str, known: dict[str, Path], scans: str | Path | None) -> Scan | None:
     """Return the scan of a result; `InputError` if scans were given and it is not among them."""
     if scans is None:
         return None
