@@ -1,8 +1,8 @@
 """`vertebrae segment` with a pipeline that needs no networks and reads the mask off the HU; run it as a program.
 
 A scan takes FAKE_SECONDS (0.02), one whose name has "slow" in it 30 s; one with "deadly" kills the process.
-FAKE_LOG names a file that gets a line "PID NAME" whenever a scan is begun. With FAKE_PEAK, the peak memory in the
-manifest is that of the whole run so far, not of one scan's computation.
+FAKE_LOG names a file that gets a line "PID NAME" whenever a scan is begun; FAKE_PEAK one that gets "NAME GB", the peak
+memory since the line before: that of reading this scan, and those before it that cannot be used.
 """
 
 import os
@@ -20,6 +20,7 @@ import pipeline.cohort
 import pipeline.preview
 from pipeline import NoSpineFound
 from pipeline.cli import main
+from pipeline.memory import peak_gb, reset_peak
 
 
 class FakePipeline:
@@ -33,6 +34,10 @@ class FakePipeline:
         if log := os.environ.get("FAKE_LOG"):
             with open(log, "a") as stream:
                 stream.write(f"{os.getpid()} {scan.name}\n")
+        if log := os.environ.get("FAKE_PEAK"):
+            with open(log, "a") as stream:
+                stream.write(f"{scan.name} {peak_gb():.2f}\n")
+            reset_peak()
         if "deadly" in scan.name:
             os.kill(os.getpid(), signal.SIGKILL)
         end = time.monotonic() + (30 if "slow" in scan.name else float(os.environ.get("FAKE_SECONDS", "0.02")))
