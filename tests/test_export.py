@@ -122,7 +122,8 @@ def test_onnx_agrees(name, small, tmp_path):
     import onnxruntime
 
     bundle = small(name)
-    assert export_network(bundle, tmp_path / "model.onnx") < 1e-5
+    largest = 5e-4 if name == "vert_seg" else 1e-5  # LevelUNet multiplies by 30 and by 10 before and after the U-Net
+    assert export_network(bundle, tmp_path / "model.onnx") < largest
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     multiple = read_network(bundle).multiple
     assert [(x.name, x.shape[2:]) for x in session.get_inputs()] == [("image", [f"{multiple}*{i}" for i in "ijk"])]

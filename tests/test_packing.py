@@ -25,9 +25,9 @@ from pipeline.packing import LARGE, pack
 ROOT = BUNDLES.parent
 # Networks and windows so small that a workflow takes a second.
 SMALL = {
-    "spine_loc": {"features": [2, 2, 4, 4], "window": [24, 24, 56]},
-    "vert_loc": {"num_filters": 2, "spatial_filters": 2, "window": [96, 64, 96]},
-    "vert_seg": {"features": [2, 2, 4, 4], "window": [40, 64, 56]},
+    "spine_loc": {"features": [2, 2, 4, 4], "window": [24, 24, 56], "elastic_mm": 0.0},
+    "vert_loc": {"num_filters": 2, "spatial_filters": 2, "window": [96, 64, 96], "elastic_mm": 0.0},
+    "vert_seg": {"features": [2, 2, 4, 4], "window": [40, 64, 56], "elastic_mm": 0.0, "val_window": [40, 64, 56]},
 }
 
 
@@ -329,21 +329,22 @@ def arguments(*words: str, **options) -> list[str]:
 
 
 def commands(name: str, bundle: Path, dataset: Path, scan: Path, prior: Path) -> list:
-    """Return what a recipient does with a bundle, inside its folder: train, evaluate, infer, verify, export."""
+    """Return what a recipient does with a bundle inside its folder, and the Model Zoo's checks from elsewhere."""
     small = {key: str(value).replace(" ", "") for key, value in SMALL[name].items()}
     data = {"dataset_dir": dataset, "num_workers": 0, **small}
     infer = {"image": scan, "output_dir": "out"}
     if name == "vert_seg":
         infer |= {"landmarks": prior, "window": small["window"]}
-    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json", "net_id": "network_def"}
+    files = {"meta_file": f"{name}/configs/metadata.json", "config_file": f"{name}/configs/inference.json"}
+    files |= {"net_id": "network_def", "bundle_root": name}
     overlay = "['configs/train.json','configs/evaluate.json']"
-    export = {"ckpt_file": "models/model.pt", "filepath": "model.ts"}
+    export = {"ckpt_file": f"{name}/models/model.pt", "filepath": f"{name}/model.ts"}
     return [
         [str(bundle), arguments("run", config_file="configs/train.json", epochs=1, output_dir="trained", **data)],
         [str(bundle), arguments("run", config_file=overlay, checkpoint="trained/model.pt", output_dir="eval", **data)],
         [str(bundle), arguments("run", config_file="configs/inference.json", **infer)],
-        [str(bundle), arguments("verify_net_in_out", device="cpu", **files)],
-        [str(bundle), arguments("ckpt_export", **files, **export)],
+        [str(bundle.parent), arguments("verify_net_in_out", device="cpu", **files)],
+        [str(bundle.parent), arguments("ckpt_export", **files, **export)],
     ]
 
 
