@@ -14,7 +14,8 @@ $(READY): pyproject.toml constraints.txt
 	    { echo "'$(PYTHON)' is not Python 3.10-3.13; name another: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 	    { echo "Could not create .venv with '$(PYTHON)'; on Debian and Ubuntu install the package python3-venv." >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,dev,label]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps 'monailabel; python_version < "3.13"'
 	@touch $@
 
 demo: setup

@@ -165,6 +165,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("bundle", metavar="BUNDLE", help="name or folder")
     export.add_argument("-o", "--output", type=Path, required=True, help="file: .ts, .onnx or .pt2")
     export.add_argument("--checkpoint", type=Path, help="other weights")
+
+    label = commands.add_parser("label", help="serve scans to 3D Slicer, OHIF and browsers with MONAI Label")
+    label.set_defaults(command=_label)
+    label.add_argument("--studies", type=Path, required=True, help="folder of scans; labels are saved in it")
+    label.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    label.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    label.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    label.add_argument("--bundles", type=Path, metavar="DIR", help="other bundles than those that came along")
     for command in commands.choices.values():
         command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
     return parser
@@ -325,6 +333,13 @@ def _export(options: argparse.Namespace) -> int:
 
     difference = export_network(_bundle(options.bundle), options.output, options.checkpoint)
     print(f"{options.output}: differs from the network by at most {difference:.1e} of 1 + |output|, at two sizes")
+    return 0
+
+
+def _label(options: argparse.Namespace) -> int:
+    from .label.launch import serve
+
+    serve(options.studies, host=options.host, port=options.port, device=options.device, bundles=options.bundles)
     return 0
 
 
