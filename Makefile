@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 BUDGET ?= cpu
 
-.PHONY: setup demo test check format weights clean
+.PHONY: setup demo test check format page weights clean
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ format: setup
 # make weights BUDGET=cpu|gpu|tiny SHAPES=FOLDER; goes on where it was stopped.
 weights: setup
 	$(BIN)/python -m benchmarks.campaign out/weights --budget $(BUDGET) $(if $(SHAPES),--shapes $(SHAPES))
+
+# The label server's page, into one committed file; needs Node and npm.
+page:
+	cd web && npm ci && npm run build
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

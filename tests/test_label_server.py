@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK
 from ball_spine import ball_spine, save_scan
+from browser import CHROMIUM
+from devtools import Page
 from label_server import Server, oracle_bundles
 
 from pipeline.labels import LABELS, NAMES, row_of_name
@@ -226,6 +228,39 @@ def test_info_answers_while_a_model_runs(server, client, tmp_path):
     assert len(answers) == 1
     assert len(waits) > 2
     assert max(waits) < 1.0
+
+
+def colored(path: Path) -> int:
+    """Return how many pixels of the viewer have a color; the crosshair's red is none."""
+    import matplotlib.pyplot as plt
+
+    view = plt.imread(path)[:, 320:, :3]
+    return int(((view.max(axis=2) - view.min(axis=2) > 0.1) & (view[..., 0] < 2 * view[..., 1:].max(axis=2))).sum())
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+def test_the_page_runs_a_scan_and_shows_it(server, tmp_path):
+    page = Page(tmp_path / "profile")
+    try:
+        page("Page.navigate", url=f"{server.url}/spine/?scan=one")
+        page.wait(
+            "document.body && document.body.dataset.state === 'ready' && !document.getElementById('run').disabled"
+        )
+        before = colored(page.picture(tmp_path / "before.png"))
+        page.value("document.getElementById('run').click()")
+        page.wait("document.body.dataset.state === 'done'")
+        page.wait("document.getElementById('place').textContent.includes('HU L1')", 20)  # the middle one is chosen
+        after = colored(page.picture(tmp_path / "after.png"))
+        rows = page.value("[...document.querySelectorAll('#vertebrae tr')].map(row => row.children[1].textContent)")
+        assert rows == list(ONE)
+        assert before < 500 < after - before
+        page.value("[...document.querySelectorAll('#scans button')].find(b => b.dataset.scan === 'broken').click()")
+        page.wait("document.body.dataset.state === 'failed'")
+        asked = [url for url, _ in page.asked if not url.startswith(("data:", "blob:"))]
+        assert all(url.startswith(f"{server.url}/") for url in asked)
+        assert {status for _, status in page.asked} == {200}
+    finally:
+        page.close()
 
 
 def finished(server, kind: str, seconds: float = 150) -> dict:
