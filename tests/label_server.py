@@ -55,7 +55,7 @@ class Server:
             )
         self.wait()
 
-    def wait(self, seconds: float = 180) -> None:
+    def wait(self, seconds: float = 400) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:

@@ -120,6 +120,13 @@ def test_a_studies_folder_must_hold_scans(studies, tmp_path, capsys, installed):
     assert not (studies / ".vertebrae").exists()
 
 
+def test_bundles_and_device_must_be_there(studies, tmp_path, capsys, installed):
+    assert main(["label", "--studies", str(studies), "--bundles", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"vertebrae: {tmp_path}: no bundle spine_loc in it\n"
+    assert main(["label", "--studies", str(studies), "--device", "abacus"]) == 2
+    assert "device 'abacus': expected auto, cpu, cuda" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_named(studies, capsys, installed):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -263,7 +263,7 @@ def test_the_page_runs_a_scan_and_shows_it(server, tmp_path):
         page.close()
 
 
-def finished(server, kind: str, seconds: float = 150) -> dict:
+def finished(server, kind: str, seconds: float = 500) -> dict:
     """Wait for a background task; return its status."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

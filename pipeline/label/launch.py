@@ -10,6 +10,8 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..run import STAGES, _device
+
 MAIN = '"""Tells MONAI Label which app to run."""\n\nfrom pipeline.label.app import VertebraeApp as App  # noqa: F401\n'
 PACKAGES = Path(__file__).parents[2]  # the folder that holds the package
 SUFFIXES = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
@@ -30,26 +32,20 @@ def serve(
         bundles: as for `VertebraePipeline`.
 
     Raises:
-        ValueError: MONAI Label is not installed, the folder holds no scan, or the port is taken.
+        ValueError: MONAI Label is not installed, the folder holds no scan, a bundle or the device is not there, or the
+            port is taken.
     """
     scans = check_studies(studies)
     check_installed()
+    check_bundles(bundles)
+    _device(device)
     check_free(host, port)
     work = prepare(studies.resolve() / ".vertebrae")
     conf = {"device": device} | ({"bundles": str(bundles.resolve())} if bundles else {})
     address = f"http://{host}:{port}"
     print(f"{len(scans)} scans of {studies} at {address}, in a browser: {address}/spine/", flush=True)
     options = [text for pair in conf.items() for text in ("--conf", *pair)]
-    options += [
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--uvicorn_app",
-        "pipeline.label.server:app",
-        "--log_level",
-        "warning",
-    ]
+    options += f"--host {host} --port {port} --uvicorn_app pipeline.label.server:app --log_level warning".split()
     sys.argv = ["monailabel", "start_server", "--app", str(work), "--studies", str(studies.resolve()), *options]
     from monailabel.main import Main
 
@@ -72,6 +68,13 @@ def check_installed() -> None:
     if importlib.util.find_spec("monailabel") is None:
         command = "pip install 'vertebrae-bundles[label]' && pip install --no-deps monailabel==0.8.5"
         raise ValueError(f"MONAI Label is not installed: {command}")
+
+
+def check_bundles(folder: Path | None) -> None:
+    """Refuse a folder that lacks one of the three bundles; None = those that came along."""
+    for stage in STAGES if folder else ():
+        if not (Path(str(folder)) / stage / "configs" / "inference.json").is_file():
+            raise ValueError(f"{folder}: no bundle {stage} in it")
 
 
 def check_free(host: str, port: int) -> None:

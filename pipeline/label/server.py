@@ -67,6 +67,4 @@ app.router.routes[:0] = [
 app.user_middleware[:] = [middleware for middleware in app.user_middleware if middleware.cls is not CORSMiddleware]
 app.add_exception_handler(ValueError, refuse)
 app.add_exception_handler(MONAILabelException, refuse)
-PAGE = Path(__file__).parent / "page"
-if PAGE.is_dir():
-    app.mount("/spine", StaticFiles(directory=PAGE, html=True), name="spine")
+app.mount("/spine", StaticFiles(directory=Path(__file__).parent / "page", html=True), name="spine")

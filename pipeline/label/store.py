@@ -15,8 +15,7 @@ from ..images import write_labels
 from ..itkfile import file_header, read_file
 from ..labels import NAMES, row_of_name
 from .answers import VALUES
-
-SUFFIXES = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha")
+from .launch import SUFFIXES
 
 
 class Studies(LocalDatastore):

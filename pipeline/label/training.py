@@ -62,7 +62,7 @@ class StageTraining(TrainTask):
             epochs=int(options["max_epochs"]),
             **{"learning_rate": float(options["learning_rate"]), **dict(request.get("overrides") or {})},
         )[self.stage]
-        newest.parent.mkdir(exist_ok=True)
+        newest.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(newest) as temporary:
             shutil.copy(best, temporary)
         return {"weights": str(newest)}
@@ -86,6 +86,7 @@ def write_saved_labels(saved: list[dict[str, Any]], target: Path) -> Path:
     """
     check_enough(saved)
     items = [_item(number, Path(pair["image"]), Path(pair["label"])) for number, pair in enumerate(saved)]
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target, {"space": "RAS", "units": "mm", "training": items})
     return target
 
