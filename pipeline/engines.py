@@ -21,7 +21,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 class MixedPrecisionInferer(SimpleInferer):
-    """Run a network on whole inputs, channels last, under bfloat16 autocast where that is faster.
+    """Run a network on whole inputs, under bfloat16 autocast where that is faster.
 
     Args:
         enabled: False = always float32.
@@ -34,7 +34,6 @@ class MixedPrecisionInferer(SimpleInferer):
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return the network's output in float32."""
         inputs = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         enabled = self.enabled and has_fast_bfloat16(inputs.device)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=enabled):
             return network(inputs, *args, **kwargs).float()
@@ -59,7 +58,7 @@ class VertebraInferer(Inferer):
 
         Args:
             inputs: `(1, 1, I, J, K)` CT on the network's grid.
-            network: 26 channels in, 26 logits out.
+            network: 26 channels in, 26 logits out; those of absent levels are left out if it has `any_levels`.
             args: none.
             kwargs: `landmarks_mm` `(1, 26, 3)`, `grid_affine` and `scan_affine` `(1, 4, 4)`, `scan_shape` `(1, 3)`.
         """
@@ -73,6 +72,7 @@ class VertebraInferer(Inferer):
             size=self.window,  # type: ignore[arg-type]
             reach_mm=self.reach_mm,
             fill=self.fill,
+            every_level=not getattr(network, "any_levels", False),
         )
         shape = tuple(int(n) for n in case["scan_shape"])
         return torch.from_numpy(assemble(pieces, Grid(shape, case["scan_affine"])))[None, None]  # type: ignore[arg-type]

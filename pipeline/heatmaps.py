@@ -60,7 +60,14 @@ def gaussian_heatmaps(landmarks_mm: Tensor, shape: Sequence[int], affine: Tensor
     return heatmaps
 
 
-def distance_channels(landmarks_mm: Tensor, shape: Sequence[int], affine: Tensor, *, reach_mm: float = 64.0) -> Tensor:
+def distance_channels(
+    landmarks_mm: Tensor,
+    shape: Sequence[int],
+    affine: Tensor,
+    *,
+    reach_mm: float = 64.0,
+    channels: Sequence[int] = range(NUM_CHANNELS),
+) -> Tensor:
     """Return how near every voxel is to every landmark, in 25 channels: `1 - min(d, reach) / reach`.
 
     Args:
@@ -68,13 +75,17 @@ def distance_channels(landmarks_mm: Tensor, shape: Sequence[int], affine: Tensor
         shape: `(I, J, K)` of the grid.
         affine: `(4, 4)`, voxel index to RAS+ mm.
         reach_mm: distance from which a landmark no longer shows.
+        channels: which to return.
 
     Returns:
-        `(25, I, J, K)` float32 in [0, 1]: 1 at the landmark, 0 beyond reach and for an absent one.
+        `(25, I, J, K)`, or as many as asked for, float32 in [0, 1]: 1 at the landmark, 0 beyond reach and for an
+        absent one.
     """
-    channels = torch.zeros(NUM_CHANNELS, *shape)
+    near = torch.zeros(len(channels), *shape)
     for row in torch.isfinite(landmarks_mm).all(dim=1).nonzero().flatten().tolist():
+        if channel_of_row(row) not in channels:
+            continue
+        own = near[channels.index(channel_of_row(row))]
         distance = squared_distances(landmarks_mm[row : row + 1], shape, affine)[0].sqrt_()
-        channel = channel_of_row(row)
-        torch.maximum(channels[channel], 1 - distance / reach_mm, out=channels[channel])
-    return channels
+        torch.maximum(own, distance.div_(-reach_mm).add_(1), out=own)
+    return near

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .heatmaps import distance_channels
-from .labels import LABELS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
+from .labels import LABELS, NUM_CHANNELS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
 from .landmarks import present_rows
 from .spaces import Grid, resample, to_voxel, to_world
 
@@ -69,6 +69,7 @@ def vertebra_probabilities(
     size: tuple[int, int, int],
     reach_mm: float,
     fill: float,
+    every_level: bool = True,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Run the network along the chain and yield every vertebra's probability, from the window that holds it best.
 
@@ -76,10 +77,11 @@ def vertebra_probabilities(
         image: `(1, I, J, K)` network input of the CT on an isotropic RAS-aligned grid.
         affine: `(4, 4)` of that grid.
         landmarks_mm: `(26, 3)` RAS+ mm.
-        network: `(1, 26, *size)` to `(1, 26, *size)` logits.
+        network: `(1, 1 + levels, *size)` to logits of that shape.
         size: window size in voxels.
         reach_mm: see `heatmaps.distance_channels`.
         fill: network input outside the image.
+        every_level: the network takes and returns all 25 levels; False = those in reach of the window are enough.
 
     Yields:
         Landmark row, probability float32 in the window, and the window's `(4, 4)` affine.
@@ -91,12 +93,22 @@ def vertebra_probabilities(
         own = affine.copy()
         own[:3, 3] = to_world(affine, start)  # on the image's own voxels: nothing is interpolated twice
         ct = _cut(image, start, size, fill)
-        near = distance_channels(points, size, torch.from_numpy(own), reach_mm=reach_mm)
+        levels = range(NUM_CHANNELS) if every_level else _levels_in_reach(landmarks_mm, Grid(size, own), reach_mm)
+        near = distance_channels(points, size, torch.from_numpy(own), reach_mm=reach_mm, channels=levels)
         logits = network(torch.cat([ct, near.to(ct)])[None])[0]
         probability = torch.softmax(logits.float(), dim=0)
         for row in window.rows:
-            own_share = probability[channel_of_row(row) + 1].cpu().numpy()
+            own_share = probability[1 + levels.index(channel_of_row(row))].cpu().numpy()
             yield row, own_share * _half_space(row, landmarks_mm, Grid(size, own)), own
+
+
+def _levels_in_reach(landmarks_mm: np.ndarray, grid: Grid, reach_mm: float) -> Sequence[int]:
+    """Return the channels of the landmarks that show in a RAS-aligned window, in order."""
+    rows = present_rows(landmarks_mm)
+    corners_mm = to_world(grid.affine, np.array([[0, 0, 0], grid.shape]) - [[0], [1]])
+    gaps_mm = landmarks_mm[rows] - np.clip(landmarks_mm[rows], *corners_mm)
+    near = np.linalg.norm(gaps_mm, axis=1) < reach_mm
+    return sorted({channel_of_row(row) for row, shows in zip(rows, near, strict=True) if shows})
 
 
 def _cut(image: Tensor, start: np.ndarray, size: tuple[int, int, int], fill: float) -> Tensor:

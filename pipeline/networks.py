@@ -123,7 +123,12 @@ class LevelUNet(ExportableNetwork):
         norm: see `UNet3D`.
         sharpness: how fast the coordinate changes from one landmark to the next, per unit of nearness.
         gain: how fast the probability of a level falls with the squared distance from its number.
+
+    Attributes:
+        any_levels: absent levels may be left out, in and out; nothing else changes.
     """
+
+    any_levels = True
 
     def __init__(
         self,

@@ -165,6 +165,24 @@ def test_network_input():
             np.testing.assert_allclose(x[0, 1 + row], expected, atol=1e-3)
 
 
+def test_levels_out_of_reach_can_be_left_out():
+    """T13 shares the channel of T12; the landmark 68 mm above the first window shows in no voxel of it."""
+    landmarks_mm = three_landmarks()
+    landmarks_mm[[2, T12, T13]] = [[-20.3, 2.1, 490.6 + 107], [-11, 9, 410], [-11, 9, 395]]
+    full, sparse = BallOracle(), BallOracle()
+    image, affine, every_level = probabilities(landmarks_mm, full)
+    options = {"size": (32, 28, 40), "reach_mm": REACH_MM, "fill": -0.5, "every_level": False}
+    in_reach = list(vertebra_probabilities(image, affine, landmarks_mm, sparse, **options))
+    for (row, probability, own), (other_row, other, other_own) in zip(in_reach, every_level, strict=True):
+        assert row == other_row
+        assert np.array_equal(own, other_own)
+        assert np.array_equal(probability, other)
+    for x, every in zip(sparse.inputs, full.inputs, strict=True):
+        shows = [0, *(1 + n for n in range(25) if every[0, 1 + n].max() > 0)]
+        assert torch.equal(x, every[:, shows])
+    assert {x.shape[1] for x in sparse.inputs} != {26}
+
+
 @pytest.mark.parametrize("corner", [*itertools.product((0, 1), repeat=3), (0.5, 0.5, 0.5)])
 @pytest.mark.parametrize("size", [(32, 28, 40), (48, 44, 72)])
 def test_windows_at_the_border_of_the_image(corner, size):

@@ -285,6 +285,17 @@ def test_level_unet_without_a_landmark_sees_background():
     assert (network(x).argmax(dim=1) == 0).all()
 
 
+def test_level_unet_needs_no_channel_of_an_absent_level():
+    network = build(LevelUNet, 26, 26, (4, 8, 16, 32))
+    nn.init.normal_(network.unet.output.weight)
+    x, kept = level_input(3, 4, 6, noise=True), [0, 4, 5, 7]
+    with torch.no_grad():
+        every_level, seen = network(x).softmax(dim=1), network(x[:, kept]).softmax(dim=1)
+    assert network.any_levels
+    torch.testing.assert_close(seen, every_level[:, kept], rtol=1e-5, atol=1e-6)
+    assert every_level[:, [c for c in range(26) if c not in kept]].max() == 0
+
+
 def test_level_unet_learns_bone_and_correction():
     network = build(LevelUNet, 26, 26, (4, 8, 16, 32)).train()
     target = torch.full((1, SIDE, SIDE, SIDE), 1 + 4)
