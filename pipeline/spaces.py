@@ -103,6 +103,8 @@ def resample(
         index += to_source[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
         kind = np.float32 if order else array.dtype
         return ndimage.map_coordinates(array, index, kind, order, mode="constant", cval=fill, prefilter=False)
+    if order == 1 and _is_aligned(to_source, grid.shape):
+        return _sample_lines(array, to_source, grid.shape, fill)
     return ndimage.affine_transform(
         array,
         to_source[:3, :3],
@@ -114,6 +116,47 @@ def resample(
         cval=fill,
         prefilter=False,
     )
+
+
+def _is_aligned(to_source: np.ndarray, shape: tuple[int, int, int]) -> bool:
+    """Tell whether every axis of a grid runs along an axis of the source, to a millionth of a voxel."""
+    travel = np.sort(np.abs(to_source[:3, :3]) * shape, axis=1)  # in source voxels, along each source axis
+    one_each = len(set(np.abs(to_source[:3, :3]).argmax(axis=1))) == 3
+    return one_each and bool((travel[:, 1] < 1e-6).all())
+
+
+def _sample_lines(array: np.ndarray, to_source: np.ndarray, shape: tuple[int, int, int], fill: float) -> np.ndarray:
+    """Interpolate linearly along one axis after the other, plane by plane of the axis stored slowest."""
+    axes = np.abs(to_source[:3, :3]).argmax(axis=0)  # the source axis along which each grid axis runs
+    array, result = array.transpose(axes), np.full(shape, fill, dtype=np.float32)
+    lines = [_line(to_source[s, g], to_source[s, 3], shape[g], array.shape[g]) for g, s in enumerate(axes)]
+    slow = int(np.argmax(np.abs(array.strides)))
+    (inside, *plane, weight), rows, columns = (lines[g] for g in (slow, *(g for g in range(3) if g != slow)))
+    source, target = np.moveaxis(array, slow, 0), np.moveaxis(result, slow, 0)[inside, rows[0], columns[0]]
+    for k, (low, high) in enumerate(zip(*plane, strict=True)):
+        values = source[low].astype(np.float32)
+        if weight[k]:
+            values += weight[k] * (source[high] - values)
+        values = _between(values[rows[1]], values[rows[2]], rows[3][:, None])
+        target[k] = _between(values[:, columns[1]], values[:, columns[2]], columns[3])
+    return result
+
+
+def _line(step: float, start: float, count: int, length: int) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray]:
+    """Return which of `count` positions lie on a line of voxels, the voxels below and above, and the latter's share."""
+    position = start + step * np.arange(count)
+    found = np.flatnonzero((position >= 0) & (position <= length - 1))
+    inside = slice(found[0], found[-1] + 1) if len(found) else slice(0, 0)
+    low = np.floor(position[inside]).astype(int)
+    return inside, low, np.minimum(low + 1, length - 1), (position[inside] - low).astype(np.float32)
+
+
+def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return `low + share * (high - low)`, made in the memory of the second."""
+    high -= low
+    high *= share
+    high += low
+    return high
 
 
 def _crop(
@@ -157,10 +200,20 @@ def _block_mean(array: np.ndarray, to_source: np.ndarray) -> tuple[np.ndarray, n
 
 def average_blocks(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Return the float32 mean over blocks of `factors` voxels; the last block of an axis repeats its border."""
-    pad = [(0, int(-n % f)) for n, f in zip(array.shape, factors, strict=True)]
-    array = np.pad(array, pad, mode="edge")
     for axis, factor in enumerate(factors):
         if factor > 1:
-            split = (*array.shape[:axis], array.shape[axis] // factor, factor, *array.shape[axis + 1 :])
-            array = array.reshape(split).mean(axis=axis + 1, dtype=np.float32)
+            array = _average(array, axis, factor)
     return array
+
+
+def _average(array: np.ndarray, axis: int, factor: int) -> np.ndarray:
+    """Return the float32 mean over blocks along one axis; nothing of the array's size is copied."""
+    count, rest = divmod(array.shape[axis], factor)
+    whole, last = np.split(array, [count * factor], axis=axis)
+    blocks = whole.reshape(*array.shape[:axis], count, factor, *array.shape[axis + 1 :])
+    means = blocks.mean(axis=axis + 1, dtype=np.float32)
+    if not rest:
+        return means
+    total = last.sum(axis=axis, dtype=np.float32, keepdims=True)
+    total += (factor - rest) * last.take([-1], axis=axis).astype(np.float32)
+    return np.concatenate([means, total / np.float32(factor)], axis=axis)

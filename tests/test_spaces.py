@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.spaces import Grid, bounds_mm, grid_over, resample, scaled, spacing_mm, to_voxel, to_world
+from pipeline.spaces import Grid, average_blocks, bounds_mm, grid_over, resample, scaled, spacing_mm, to_voxel, to_world
 
 # Oblique and anisotropic: i, j, k step 1, 2, 3 mm along (0.6, 0.8, 0), (-0.48, 0.36, 0.8), (0.64, -0.48, 0.6).
 AFFINE = np.array([[0.6, -0.96, 1.92, 10], [0.8, 0.72, -1.44, -20], [0, 1.6, 1.8, 30], [0, 0, 0, 1]])
@@ -146,6 +146,35 @@ def test_resample_agrees_with_a_loop(affine, order, dtype, result):
         np.testing.assert_allclose(sampled, expected, atol=0.01)
     else:
         assert np.array_equal(sampled, expected)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("memory", ["C", "F"])
+def test_resample_along_the_axes_agrees_with_a_loop(axes, memory):
+    array = np.array(random_array().clip(0, 255), dtype=np.int16, order=memory)
+    affine = np.eye(4)
+    affine[:3, :3] = (np.diag([-0.8, 1.3, 2.0]))[:, axes]
+    affine[:3, 3] = [50, -60, 70]
+    own = np.diag([1.1, -0.9, 0.7, 1.0])
+    center = to_world(affine, (np.array(SHAPE) - 1) / 2)
+    own[:3, 3] = center - own[:3, :3] @ [3.2, 4.1, 12.3]
+    grid = Grid((10, 11, 17), own)
+    sampled, expected = resample(array, affine, grid, fill=7), naive(array, affine, grid, 7, 1)
+    assert (expected == 7).any()
+    assert (expected != 7).mean() > 0.1
+    np.testing.assert_allclose(sampled, expected, atol=0.01)
+
+
+def test_a_slice_as_thick_as_the_grid_is_wide():
+    """The grid lies between two voxels along one axis, and on the only voxel of another."""
+    array = np.array([[[10], [20]], [[30], [60]]], np.int16)  # (2, 2, 1)
+    grid = Grid((1, 2, 1), np.array([[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    assert resample(array, np.eye(4), grid).tolist() == [[[20], [40]]]
+
+
+def test_last_block_repeats_the_border():
+    array = np.array([3, 6, 9, 12, 15, 30, 0, 6], np.int16).reshape(8, 1, 1)
+    assert average_blocks(array, np.array([3, 1, 1])).ravel().tolist() == [6, 19, 4]  # (0 + 6 + 6) / 3
 
 
 def test_blocks_are_averaged():
