@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .files import atomic_path
 
@@ -45,7 +47,7 @@ class Stage:
         self.version = str(parser["_meta_"]["version"])
         self.network: nn.Module = parser.get_parsed_content("network")
         load_weights(self.network, Path(checkpoint) if checkpoint else bundle / "models" / "model.pt", self.name)
-        self.network.eval()
+        fold_batch_norm(self.network.eval())
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.postprocessing = parser.get_parsed_content("postprocessing")
@@ -79,6 +81,16 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     except Exception as error:  # torch raises many types for a file that is not a checkpoint
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: not weights for {name}: {reason}") from error
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Merge every batch norm into the convolution before it, in place; the network must be in evaluation mode."""
+    for block in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for index, (layer, following) in enumerate(pairwise(block)):
+            if isinstance(layer, nn.Conv3d) and isinstance(following, nn.BatchNorm3d):
+                fused = fuse_conv_bn_eval(layer, following)
+                block[index] = fused.to(memory_format=torch.channels_last_3d)
+                block[index + 1] = nn.Identity()
 
 
 def export_weights(checkpoint: Path, target: Path) -> None:
