@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,10 +143,11 @@ def assemble(pieces: Iterator[tuple[int, np.ndarray, np.ndarray]], scan: Grid) -
         scan: the scan's grid.
 
     Returns:
-        `scan.shape` uint8 VerSe labels.
+        `scan.shape` uint8 VerSe labels, in NIfTI's order of memory.
     """
-    labels = np.zeros(scan.shape, dtype=np.uint8)
-    best = np.full(scan.shape, 127, dtype=np.uint8)  # probability in steps of 1/255; a vertebra starts above one half
+    labels = np.zeros(scan.shape, dtype=np.uint8, order="F")  # memory that is never touched is never taken
+    best = np.zeros_like(labels)  # probability above one half in steps of 1/255
+    boxes = {}
     for row, probability, affine in pieces:
         probability = _largest_piece(probability)
         if not probability.any():
@@ -158,11 +159,12 @@ def assemble(pieces: Iterator[tuple[int, np.ndarray, np.ndarray]], scan: Grid) -
         where, part = _on_scan(probability[box], local, scan)
         if where is None:
             continue
-        level = np.rint(255 * part).astype(np.uint8)
+        level = np.maximum(np.rint(255 * part) - 127, 0).astype(np.uint8)
         wins = level > best[where]
         best[where][wins] = level[wins]
         labels[where][wins] = LABELS[row]
-    _keep_one_piece(labels)
+        boxes[LABELS[row]] = where
+    _keep_one_piece(labels, boxes)
     return labels
 
 
@@ -194,12 +196,10 @@ def _on_scan(
     return where, resample(probability, affine, Grid(shape, part))  # type: ignore[arg-type]
 
 
-def _keep_one_piece(labels: np.ndarray) -> None:
-    """Clear all but the largest connected piece of every label, in place and inside its box."""
-    for index, box in enumerate(ndimage.find_objects(labels)):
-        if box is None:
-            continue
-        own = labels[box] == index + 1
+def _keep_one_piece(labels: np.ndarray, boxes: Mapping[int, tuple[slice, slice, slice]]) -> None:
+    """Clear all but the largest connected piece of every label, in place; none lies outside its box."""
+    for label, box in boxes.items():
+        own = labels[box] == label
         pieces, count = ndimage.label(own)
         if count > 1:
             sizes = np.bincount(pieces.ravel())
