@@ -88,9 +88,7 @@ def fold_batch_norm(network: nn.Module) -> None:
     for block in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index, (layer, following) in enumerate(pairwise(block)):
             if isinstance(layer, nn.Conv3d) and isinstance(following, nn.BatchNorm3d):
-                fused = fuse_conv_bn_eval(layer, following)
-                block[index] = fused.to(memory_format=torch.channels_last_3d)
-                block[index + 1] = nn.Identity()
+                block[index], block[index + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
 
 
 def export_weights(checkpoint: Path, target: Path) -> None:
