@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 BUDGET ?= cpu
 
-.PHONY: setup demo test check format page weights clean
+.PHONY: setup demo test bench check format page weights clean
 
 setup: $(READY)
 
@@ -23,6 +23,9 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -q
+
+bench: setup
+	$(BIN)/python -m benchmarks.speed
 
 check: setup
 	$(BIN)/ruff check .
