@@ -5,9 +5,10 @@ nibabel is imported late, because it brings pydicom along where that is installe
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import numpy as np
 from .geometry import VOXEL_SIZE_MM, check_size
 from .spaces import spacing_mm
 
+# Where isal is installed, files are unpacked nearly three times as fast as with the standard library.
+_GZIP, _CODEC = map(import_module, ("isal.igzip", "isal.isal_zlib") if find_spec("isal") else ("gzip", "zlib"))
+_DAMAGED = (zlib.error, _CODEC.error)
 _UNITS = {1: ("meter", 1000.0), 3: ("micron", 0.001)}  # by code: name and mm
 
 
@@ -59,7 +63,7 @@ def read_voxels(path: Path) -> np.ndarray:
 
     try:
         kind: Any = type(nib.load(path))  # NIfTI-1 or NIfTI-2
-        with gzip.open(path) if _is_packed(path) else open(path, "rb") as stream:
+        with _GZIP.open(path) if _is_packed(path) else open(path, "rb") as stream:
             image = kind.from_file_map({"image": nib.FileHolder(fileobj=stream)}, mmap=False)
             raw = np.asarray(image.dataobj.get_unscaled())
             while stream.read(2**20):
@@ -125,7 +129,7 @@ def _unreadable() -> tuple[type[Exception], ...]:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
-    return OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, OverflowError, MemoryError
+    return OSError, EOFError, ValueError, *_DAMAGED, ImageFileError, HeaderDataError, OverflowError, MemoryError
 
 
 def _is_packed(path: Path) -> bool:
@@ -143,6 +147,6 @@ def _plausible(affine: np.ndarray) -> bool:
 
 def _reason(path: Path, error: Exception) -> str:
     """Return one line on why a file cannot be read."""
-    if isinstance(error, zlib.error):
+    if isinstance(error, _DAMAGED):
         return "cannot be read (the compressed data are damaged)"
     return f"cannot be read ({' '.join(str(error).replace(str(path), path.name).split())[:150]})"

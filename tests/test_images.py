@@ -572,9 +572,12 @@ def test_damaged_files_are_refused(tmp_path, name, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_gzip_contents(tmp_path):
+@pytest.mark.parametrize("module", ["gzip", "isal.igzip"])
+def test_damaged_gzip_contents(tmp_path, monkeypatch, module):
+    monkeypatch.setattr("pipeline.nifti._GZIP", pytest.importorskip(module))
     path = save_nifti(tmp_path / "flip.nii.gz", make_ct())
     data = bytearray(path.read_bytes())
+    assert_marked(read_scan(path))
     data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"flip.nii.gz: cannot be read"):
