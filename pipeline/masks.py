@@ -149,14 +149,12 @@ def assemble(pieces: Iterator[tuple[int, np.ndarray, np.ndarray]], scan: Grid) -
     best = np.zeros_like(labels)  # probability above one half in steps of 1/255
     boxes = {}
     for row, probability, affine in pieces:
-        probability = _largest_piece(probability)
-        if not probability.any():
+        box, piece = _largest_piece(probability)
+        if piece is None:
             continue
-        box = ndimage.find_objects((probability > 0).astype(np.uint8))[0]
-        box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
         local = affine.copy()
         local[:3, 3] = to_world(affine, np.array([s.start for s in box]))
-        where, part = _on_scan(probability[box], local, scan)
+        where, part = _on_scan(piece, local, scan)
         if where is None:
             continue
         level = np.maximum(np.rint(255 * part) - 127, 0).astype(np.uint8)
@@ -168,15 +166,21 @@ def assemble(pieces: Iterator[tuple[int, np.ndarray, np.ndarray]], scan: Grid) -
     return labels
 
 
-def _largest_piece(probability: np.ndarray) -> np.ndarray:
-    """Silence everything but the largest connected piece above one half and its soft border."""
+def _largest_piece(probability: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray | None]:
+    """Return the box of the largest connected piece above one half with its soft border, and the probability there.
+
+    Everything else in the box is silenced; None where nothing is above one half.
+    """
     pieces, count = ndimage.label(probability > 0.5)
     if count == 0:
-        return np.zeros_like(probability)
+        return (), None
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    keep = ndimage.binary_dilation(pieces == int(sizes.argmax()), iterations=2)
-    return np.where(keep, probability, 0)
+    largest = int(sizes.argmax())
+    core = ndimage.find_objects(pieces)[largest - 1]
+    box = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in core)  # two voxels of border, and one of nothing
+    keep = ndimage.binary_dilation(pieces[box] == largest, iterations=2)
+    return box, np.where(keep, probability[box], 0)
 
 
 def _on_scan(
