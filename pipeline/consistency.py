@@ -60,9 +60,11 @@ def _measure(labels: np.ndarray, affine: np.ndarray) -> dict[int, _Piece]:
     """Return what is known of every vertebra's mask, by row; labels that are no vertebra are not looked at."""
     voxel_ml = float(np.prod(spacing_mm(affine))) / 1000
     result = {}
-    for label, box in enumerate(ndimage.find_objects(labels, max_label=max(LABELS)), start=1):
+    turned = ndimage.find_objects(labels.T, max_label=max(LABELS))  # NIfTI's first axis is the fastest
+    for label, box in enumerate(turned, start=1):
         if box is None or label not in LABELS:
             continue
+        box = box[::-1]
         own = labels[box] == label
         start = np.array([side.start for side in box])
         cut = bool((start == 0).any() or any(s.stop == n for s, n in zip(box, labels.shape, strict=True)))

@@ -1,5 +1,7 @@
 """What makes inference fast must not change its answer, and the benchmark must count right."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +91,17 @@ def test_fast_and_plain_path_agree(monkeypatch):
     for row in rows:
         assert (plain.labels == LABELS[row]).sum() > 50
         assert dice(fast.labels, plain.labels, LABELS[row]) >= 0.995
+
+
+def test_help_loads_no_large_library():
+    program = (
+        "import sys; from pipeline.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'monai', 'itk', 'nibabel', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "segment" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 # --- the benchmark
