@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-# Fitted to `python -m benchmarks.memory`, see docs/cohorts.md: libraries and networks; each voxel of an int16 scan.
-BASE_GB = 2.2
-BYTES_PER_VOXEL = 9.0
+# Fitted to `make bench`, see docs/cohorts.md: libraries and networks; each voxel of an int16 scan.
+BASE_GB = 1.9
+BYTES_PER_VOXEL = 6.0
 
 
 def forecast_gb(shape: tuple[int, int, int], dtype: np.dtype) -> float:

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--plane", type=int, default=PLANE, help="voxels across (default: 512)")
     parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
     parser.add_argument("--no-peers", action="store_true", help="leave the other networks out")
+    parser.add_argument("--float32", action="store_true", help="as on a processor that is slow in bfloat16")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         _run(options, Path(folder))
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace, folder: Path) -> None:
             seconds[name].append(peer.window_seconds())
         for slices, path in scans.items():
             _say(f"  {path.name}")
-            runs[slices].append(_segmented(path, folder / "out"))
+            runs[slices].append(_segmented(path, folder / "out", *(["--float32"] if options.float32 else [])))
     best = {name: max(rate[name] for rate in rates) for name in rates[0]}
     measured = [_summary(slices, path, runs[slices], folder, peers) for slices, path in scans.items()]
     _report(measured, rates, best, peers, seconds)
@@ -59,9 +60,9 @@ def _made(folder: Path, slices: int, plane: int) -> Path:
     return make_scan(folder, slices, plane)
 
 
-def _segmented(scan: Path, output_dir: Path) -> dict:
+def _segmented(scan: Path, output_dir: Path, *options: str) -> dict:
     """Segment one scan in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.speed.ours", str(scan), str(output_dir)]
+    command = [sys.executable, "-m", "benchmarks.speed.ours", str(scan), str(output_dir), *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

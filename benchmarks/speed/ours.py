@@ -1,6 +1,6 @@
 """One scan through `vertebrae`, step by step, in a process of its own.
 
-    python -m benchmarks.speed.ours SCAN OUTPUT
+    python -m benchmarks.speed.ours SCAN OUTPUT [--float32]
 
 Prints one JSON document.
 """
@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 
-def measure(scan_path: Path, output_dir: Path) -> dict[str, Any]:
+def measure(scan_path: Path, output_dir: Path, *, float32: bool = False) -> dict[str, Any]:
     """Segment one scan and return what it cost; times in seconds, memory in GB of 10^9 bytes."""
     begun = time.perf_counter()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command does
-    from pipeline import VertebraePipeline, read_scan
-    from pipeline.engines import has_fast_bfloat16
+    from pipeline import VertebraePipeline, engines, read_scan
     from pipeline.memory import forecast_gb
     from pipeline.results import write_result
     from pipeline.run import STAGES, Result
 
     from .steps import Multiplications, Steps, watched
 
+    if float32:
+        engines.has_fast_bfloat16 = lambda device: False
     steps = Steps()
     with steps("start"):
         pipeline = VertebraePipeline("cpu")
@@ -50,7 +51,7 @@ def measure(scan_path: Path, output_dir: Path) -> dict[str, Any]:
         "end_to_end": time.perf_counter() - begun,
         "forecast_gb": forecast_gb(scan.array.shape, scan.array.dtype),
         "voxel_bytes": scan.array.nbytes,
-        "bfloat16": has_fast_bfloat16(pipeline.vert_seg.device),
+        "bfloat16": engines.has_fast_bfloat16(pipeline.vert_seg.device),
         "multiplications": {name: counter.count for name, counter in counters.items()},
         "windows": counters["vert_seg"].calls,
         "vertebrae": [vertebra.name for vertebra in labelling.vertebrae],
@@ -59,4 +60,4 @@ def measure(scan_path: Path, output_dir: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]))))
+    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), float32="--float32" in sys.argv[3:])))
