@@ -51,8 +51,8 @@ def cache(options: argparse.Namespace) -> None:
     library = load_shapes(options.shapes) if options.shapes else None
     cases = []
     for index in tqdm(range(options.count), unit="scan", disable=None):
-        anomaly = ANOMALIES[index // 3 % 3] if index % 3 == 2 else "none"
-        phantom = make_phantom((UNSEEN, options.seed, index), options.preset, library=library, anomaly=anomaly)
+        variant = ANOMALIES[index // 3 % 3] if index % 3 == 2 else None
+        phantom = make_phantom((UNSEEN, options.seed, index), options.preset, library=library, variant=variant)
         scan = Scan(f"phantom {index}", phantom.hu, phantom.affine, Path(f"phantom_{index}"))
         try:
             labelling = pipeline.find_vertebrae(scan, pipeline.find_spine(scan))
