@@ -102,8 +102,8 @@ def _paint_chest(body: Body) -> None:
     cage = ((np.abs(x) / half) ** 2.2 + (np.abs(y - front) / depth) ** 2.2) ** (1 / 2.2)
     apex = 7 + rng.normal(0.15, 0.45)  # at T1: in three necks with known levels 0.1 to 0.5 levels below its center
     inside = (cage < 0.9) & (body.radius < 0.93) & (level > apex) & (level < 20)
-    base = body.organ(18.2, 0, 0, rng.uniform(-10, 20))[2]
-    dome = base + rng.uniform(50, 90) * (1 - ((np.abs(x) - 70) / 80) ** 2 - ((y - 50) / 95) ** 2)
+    base = body.organ(18.6, 0, 0, rng.uniform(-30, 20))[2]  # of the recess behind, lowest when the breath is held
+    dome = base + rng.uniform(60, 110) * (1 - ((np.abs(x) - 70) / 80) ** 2 - ((y - 50) / 95) ** 2)
     middle = rng.uniform(12, 20) + rng.uniform(16, 30) * np.exp(-(((y - rng.uniform(40, 60)) / 28) ** 2))
     width = np.where(y > 12, middle + 4 * body.noise(30.0), 0)
     lung = inside & (z > dome) & (np.abs(x) > width) & ((np.hypot(x, np.minimum(y, 0) * 0.7) > 25) | (y > 20))
