@@ -71,13 +71,14 @@ def test_every_batch_norm_is_folded(network):
 
 @pytest.mark.slow
 def test_fast_and_plain_path_agree(monkeypatch):
-    """The shipped weights with every shortcut, and in float32 with none: folding, levels left out, axes apart."""
+    """The shipped weights with every shortcut and with none (folding, levels left out, axes apart), and in bfloat16."""
     phantom = make_phantom((870_000, 2), variant="none", grid=scan_grid(200, 128, 22))
     scan = Scan("loins", phantom.hu, phantom.affine, "loins.nii.gz")
+    rounded = VertebraePipeline("cpu")(scan)
+    monkeypatch.setattr("pipeline.engines.has_fast_bfloat16", lambda device: False)
     fast = VertebraePipeline("cpu")(scan)
     for name, value in {
         "pipeline.stage.fold_batch_norm": lambda network: None,
-        "pipeline.engines.has_fast_bfloat16": lambda device: False,
         "pipeline.networks.LevelUNet.any_levels": False,
         "pipeline.spaces._is_aligned": lambda *arguments: False,
     }.items():
@@ -86,11 +87,13 @@ def test_fast_and_plain_path_agree(monkeypatch):
 
     rows = np.flatnonzero(np.isfinite(plain.labelling.landmarks_mm).all(axis=1))
     assert len(rows) >= 5
-    distance_mm = np.linalg.norm(fast.labelling.landmarks_mm - plain.labelling.landmarks_mm, axis=1)
-    assert (distance_mm[rows] <= 0.3).all()
-    for row in rows:
-        assert (plain.labels == LABELS[row]).sum() > 50
-        assert dice(fast.labels, plain.labels, LABELS[row]) >= 0.995
+    # bfloat16 alone can move an undecided border further: see docs/performance.md
+    for other, least in ((fast, 0.999), (rounded, 0.98)):
+        distance_mm = np.linalg.norm(other.labelling.landmarks_mm - plain.labelling.landmarks_mm, axis=1)
+        assert (distance_mm[rows] <= 0.3).all()
+        for row in rows:
+            assert (plain.labels == LABELS[row]).sum() > 50
+            assert dice(other.labels, plain.labels, LABELS[row]) >= least
 
 
 def test_help_loads_no_large_library():
