@@ -213,17 +213,17 @@ def test_other_origins_may_not_read(server):
 
 
 def test_info_answers_while_a_model_runs(server, client, tmp_path):
-    path = save_scan(tmp_path / "long.nii.gz", ball_spine(("T10", "T11", "T12"), spacing_mm=(2.0, 2.0, 2.0))[0])
+    path = save_scan(tmp_path / "long.nii.gz", ball_spine(NAMES[9:22], spacing_mm=(2.0, 2.0, 2.0))[0])
     answers = []
     run = threading.Thread(target=lambda: answers.append(client.infer("vertebrae", "", {}, file=str(path))))
     run.start()
-    time.sleep(0.3)
+    time.sleep(0.1)
     waits = []
     while run.is_alive():
         start = time.monotonic()
         get(f"{server.url}/info/")
         waits.append(time.monotonic() - start)
-        time.sleep(0.2)
+        time.sleep(0.05)
     run.join()
     assert len(answers) == 1
     assert len(waits) > 2
