@@ -13,20 +13,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__
-
-STAGES = ("spine_loc", "vert_loc", "vert_seg")
+from .arguments import STAGES, make_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's large tensors in huge pages, where Linux has them
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("nibabel").setLevel(logging.ERROR)  # it tells of every header field that it corrects
     try:
-        return options.command(options)
+        return COMMANDS[options.command](options)
     except (ValueError, OSError) as error:
         from .run import NoSpineFound
 
@@ -42,142 +40,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vertebrae", description="Find, name and segment every vertebra in CT.")
-    parser.add_argument("--version", action="version", version=f"vertebrae {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    segment = commands.add_parser("segment", help="segment a scan or a cohort: a folder, a list or a pattern")
-    segment.set_defaults(command=_segment)
-    segment.add_argument("input", help="NIfTI, NRRD or MHA file, DICOM folder, folder of scans, LIST.csv or 'PATTERN'")
-    segment.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
-    segment.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    for stage in STAGES:
-        option = f"--{stage.replace('_', '-')}"
-        segment.add_argument(option, dest=stage, type=Path, metavar="CHECKPOINT", help=f"other weights for {stage}")
-    segment.add_argument("--overwrite", action="store_true", help="redo scans whose results are already there")
-    segment.add_argument("--strict", action="store_true", help="exit with 4 if any result carries a warning")
-    segment.add_argument("--resume", action="store_true", help="redo what is new, has changed or failed, nothing else")
-    segment.add_argument("--formats", default="nifti,csv,json", help="also ctd, mrk, dicomseg, rtstruct, per-vertebra")
-    segment.add_argument("--timeout", type=float, metavar="SECONDS", help="give a scan up after this")
-    segment.add_argument("--max-memory", type=float, metavar="GB", help="refuse scans that need more")
-    segment.add_argument(
-        "--no-repair", action="store_true", help="take slightly broken geometry as it is, or refuse it"
-    )
-    segment.add_argument("--ray", metavar="ADDRESS", help="work on the Ray cluster there, or 'local' for one made here")
-    segment.add_argument("--ray-cores", type=int, default=4, metavar="N", help="of a worker without GPU (default: 4)")
-    segment.add_argument("--report", action="store_true", help="also write report pages and their index")
-
-    relabel = commands.add_parser("relabel", help="correct the names of a result by hand, without running a network")
-    relabel.set_defaults(command=_relabel)
-    relabel.add_argument("landmarks", type=Path, help="NAME_landmarks.json; all results beside it are rewritten")
-    correction = relabel.add_mutually_exclusive_group(required=True)
-    correction.add_argument("--anchor", action="append", metavar="L5=X,Y,Z", help="this vertebra is here (RAS mm)")
-    correction.add_argument("--shift", type=int, metavar="N", help="move names by N levels, +1 = towards the feet")
-    relabel.add_argument("--from", dest="first", metavar="T9", help="with --shift: only this vertebra and those below")
-    relabel.add_argument("--drop", action="store_true", help="let vertebrae go that fit no more, with their masks")
-    relabel.add_argument("--scan", type=Path, help="the scan, if it no longer lies where the result says")
-
-    check = commands.add_parser("check", help="say what scans are, and what is wrong with them, before segmenting")
-    check.set_defaults(command=_check)
-    check.add_argument("input", help="as for segment")
-    check.add_argument("--json", action="store_true", help="one JSON document a line")
-    check.add_argument("--quick", action="store_true", help="do not look for the spine with the networks")
-    check.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    check.add_argument("--no-repair", action="store_true", help="leave slightly broken geometry as it is, or refuse it")
-
-    report = commands.add_parser("report", help="write a page per scan and an index from a folder of results")
-    report.set_defaults(command=_report)
-    report.add_argument("results", type=Path, help="folder written by vertebrae segment")
-    report.add_argument("--scans", help="the scans it was made from, as for segment; without them no CT and no HU")
-
-    selftest = commands.add_parser("selftest", help="check that turning, moving and resampling a scan changes nothing")
-    selftest.set_defaults(command=_selftest)
-    selftest.add_argument("--scan", type=Path, help="a scan of yours (default: a synthetic one)")
-    selftest.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-
-    phantom = commands.add_parser("phantom", help="make synthetic CT scans with exact masks and landmarks")
-    phantom.set_defaults(command=_phantom)
-    phantom.add_argument("--out", type=Path, required=True, help="data folder to write")
-    phantom.add_argument("--count", type=int, default=1, help="how many scans (default: 1)")
-    phantom.add_argument("--seed", type=int, default=0, help="scan i is made from (seed, i)")
-    phantom.add_argument("--preset", default="mixed", help="mixed, localization or segmentation (default: mixed)")
-    phantom.add_argument("--shapes", type=Path, help="folder of vertebra masks to mix with the procedural shapes")
-    phantom.add_argument("--variant", help="what every scan shows, such as L6 or T13+wedge-2 (default: by chance)")
-    phantom.add_argument("--layout", default="plain", help="plain, or verse as the VerSe data sets (default: plain)")
-    phantom.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-
-    prepare = commands.add_parser("prepare", help="check training data (VerSe, a data folder, masks) and list them")
-    prepare.set_defaults(command=_prepare)
-    prepare.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="VerSe'19 and '20 trees or data folders")
-    prepare.add_argument("-o", "--output", type=Path, help="datalist to write (default: DIR/datalist.json)")
-    prepare.add_argument("--folds", type=int, default=5, help="folds, dealt by patient (default: 5)")
-    prepare.add_argument("--seed", type=int, default=42, help="of the folds (default: 42)")
-    prepare.add_argument("--exclude", nargs="+", default=[], metavar="PREFIX", help="leave out scans named like this")
-    prepare.add_argument("--errata", type=Path, help="CSV scan,label,correct; an empty correct drops the vertebra")
-    prepare.add_argument("--use-test", action="store_true", help="train on the official test scans too")
-    prepare.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-
-    train = commands.add_parser("train", help="train or fine-tune one stage or all three")
-    train.set_defaults(command=_train)
-    train.add_argument("--data-dir", type=Path, required=True, help="data folder, or datalist written by prepare")
-    train.add_argument("--output-dir", type=Path, required=True, help="one folder per stage is made in it")
-    train.add_argument("--stage", default="all", help="1, 2, 3, all, or a stage's name (default: all)")
-    for option, kind, note in (
-        ("epochs", int, "(default: 100)"),
-        ("batch-size", int, "scans per step (default: 1)"),
-        ("learning-rate", float, "(default: 0.0001)"),
-        ("num-workers", int, "processes that cut windows (default: 4)"),
-        ("seed", int, "of everything random (default: 42)"),
-        ("fold", int, "of a datalist, to validate on (default: 0)"),
-    ):
-        train.add_argument(f"--{option}", type=kind, default=argparse.SUPPRESS, help=note)
-    train.add_argument("--gpu", type=int, help="number of the GPU (default: 0; the CPU where there is none)")
-    train.add_argument("--resume", action="store_true", help="go on where a run in the output folder ended")
-    start = train.add_mutually_exclusive_group()
-    start.add_argument("--from-scratch", action="store_true", help="start from random weights, not the shipped ones")
-    start.add_argument("--checkpoint", type=Path, help="start from these weights (one stage only)")
-    train.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="any other key of train.json")
-
-    demo = commands.add_parser("demo", help="run everything on an unseen synthetic scan and print the result")
-    demo.set_defaults(command=_demo)
-    demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for scan and results")
-    demo.add_argument("--seed", type=int, default=2026, help="another number, another scan")
-
-    evaluate = commands.add_parser("evaluate", help="score a folder of predictions against a folder of truths")
-    evaluate.set_defaults(command=_evaluate)
-    evaluate.add_argument(
-        "--pred", type=Path, required=True, help="predictions: ours, VerSe, TotalSegmentator, SPINEPS"
-    )
-    evaluate.add_argument("--truth", type=Path, required=True, help="masks and centroid files, such as VerSe's")
-    evaluate.add_argument("-o", "--output", type=Path, required=True, help="folder for the report")
-    evaluate.add_argument("--compare", type=Path, metavar="DIR", help="second folder of predictions")
-    evaluate.add_argument("--require", action="append", default=[], metavar="BAR", help="such as 'id_rate>=0.95'")
-    evaluate.add_argument("--count-missing", action="store_true", help="a true scan without prediction is all missed")
-    evaluate.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    pack = commands.add_parser("pack", help="write bundles as zips that need nothing of this project")
-    pack.set_defaults(command=_pack)
-    pack.add_argument("bundles", nargs="*", metavar="BUNDLE", help="name or folder (default: all three)")
-    pack.add_argument("-o", "--output", type=Path, required=True, help="folder for the zips")
-
-    export = commands.add_parser("export", help="write a bundle's network as TorchScript, ONNX or torch.export program")
-    export.set_defaults(command=_export)
-    export.add_argument("bundle", metavar="BUNDLE", help="name or folder")
-    export.add_argument("-o", "--output", type=Path, required=True, help="file: .ts, .onnx or .pt2")
-    export.add_argument("--checkpoint", type=Path, help="other weights")
-
-    label = commands.add_parser("label", help="serve scans to 3D Slicer, OHIF and browsers with MONAI Label")
-    label.set_defaults(command=_label)
-    label.add_argument("--studies", type=Path, required=True, help="folder of scans; labels are saved in it")
-    label.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
-    label.add_argument("--port", type=int, default=8000, help="(default: 8000)")
-    label.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    label.add_argument("--bundles", type=Path, metavar="DIR", help="other bundles than those that came along")
-    for command in commands.choices.values():
-        command.add_argument("-v", "--verbose", action="store_true", help="say what is being done")
-    return parser
 
 
 def _segment(options: argparse.Namespace) -> int:
@@ -353,6 +215,23 @@ def _bundle(name: str) -> Path:
     if not (bundle / "configs").is_dir():
         raise ValueError(f"{bundle}: no bundle there")
     return bundle
+
+
+COMMANDS = {
+    "segment": _segment,
+    "relabel": _relabel,
+    "check": _check,
+    "report": _report,
+    "selftest": _selftest,
+    "phantom": _phantom,
+    "prepare": _prepare,
+    "train": _train,
+    "demo": _demo,
+    "evaluate": _evaluate,
+    "pack": _pack,
+    "export": _export,
+    "label": _label,
+}
 
 
 if __name__ == "__main__":

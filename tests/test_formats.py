@@ -125,7 +125,7 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 def test_help_imports_nothing_heavy():
     script = (
-        "import sys; from pipeline.cli import _parser; _parser().format_help()\n"
+        "import sys; from pipeline.arguments import make_parser; make_parser().format_help()\n"
         "print([name for name in ('torch', 'monai', 'itk', 'pydicom', 'matplotlib') if name in sys.modules])"
     )
     command = [sys.executable, "-c", script]
