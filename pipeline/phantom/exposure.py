@@ -101,7 +101,7 @@ def slice_axis(affine: np.ndarray) -> int:
 
 
 def outside_view(grid: Grid, look: Look) -> np.ndarray:
-    """Return `grid.shape` (slices collapsed to 1) bool: voxels beyond the round field of view."""
+    """Return which voxels lie beyond the round field of view: `grid.shape` bool."""
     if not look.circle:
         return np.zeros(grid.shape, dtype=bool)
     through, spacing = slice_axis(grid.affine), spacing_mm(grid.affine)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from ..labels import LABELS, NAMES
 from ..landmarks import absent
@@ -79,8 +80,9 @@ def make_phantom(
     ]
     body = Body(spine, grid, bone, rng)
     hu, labels = scan(spine, shapes, body, look, grid, rng)
-    landmarks_mm = _landmarks(spine, grid, look)
-    seen = _share_in_view(spine, shapes, grid, labels, outside_view(grid, look))
+    hidden = outside_view(grid, look)
+    landmarks_mm = _landmarks(spine, grid, hidden)
+    seen = _share_in_view(spine, shapes, grid, labels, hidden)
     complete = tuple(name for name, share in seen.items() if share == 1.0)
     parameters = {"seed": list(seed), "preset": preset, "share_in_view": seen}
     parameters |= _document(spine, shapes, body, bone, look)
@@ -106,12 +108,11 @@ def _in_reach(center_mm: np.ndarray, box_mm: np.ndarray) -> bool:
     return bool((center_mm > box_mm[0] - _REACH_MM).all() and (center_mm < box_mm[1] + _REACH_MM).all())
 
 
-def _landmarks(spine: Spine, grid: Grid, look: Look) -> np.ndarray:
+def _landmarks(spine: Spine, grid: Grid, hidden: np.ndarray) -> np.ndarray:
     """Return `(26, 3)` centers that lie inside the field of view."""
     landmarks_mm = absent()
     index = to_voxel(grid.affine, spine.centers_mm)
     inside = ((index >= 0) & (index <= np.array(grid.shape) - 1)).all(axis=1)
-    hidden = outside_view(grid, look)
     for i in np.flatnonzero(inside):
         if not hidden[tuple(np.rint(index[i]).astype(int))]:
             landmarks_mm[spine.rows[i]] = spine.centers_mm[i]
@@ -137,7 +138,6 @@ def _share_in_view(
 def _at_edge(labels: np.ndarray, hidden: np.ndarray) -> set[int]:
     """Return the labels that reach the outermost voxel layer of any axis, or a voxel beyond the round field of view."""
     found = {int(v) for axis in range(3) for i in (0, -1) for v in np.unique(labels.take(i, axis=axis))}
-    for axis in range(3):
-        for shift in (-1, 1):
-            found |= {int(v) for v in np.unique(labels[np.roll(hidden, shift, axis=axis)])}
+    if hidden.any():
+        found |= {int(v) for v in np.unique(labels[ndimage.binary_dilation(hidden)])}
     return found
