@@ -45,6 +45,7 @@ class Body:
         radius: place between the spine (0) and the skin (1) of neck and trunk, on the grid of `tissue`.
         fillings: positions of metal in the teeth, mm.
         contrast: HU that contrast adds to blood.
+        slope: how steeply the ribs fall, against one measured subject.
         drift_mm: how far the organs lie above their mean place, and by how much more per level going up.
     """
 
@@ -55,6 +56,7 @@ class Body:
         self.contrast = float(rng.uniform(100, 620)) if rng.random() < 0.5 else 0.0
         self.muscle, self.fat = float(rng.uniform(30, 65)), float(rng.uniform(-115, -80))
         self.drift_mm = (float(rng.normal(0, 20)), float(rng.normal(0, 1.5)))
+        self.slope = float(np.clip(np.exp(rng.normal(-0.1, 0.16)), 0.55, 1.25))
         self.pelvis = float(spine.scales[-1].mean() * np.exp(rng.normal(0, 0.04)))
         self._regular_axis()
         volume = float(np.prod(grid.shape)) * abs(float(np.linalg.det(grid.affine[:3, :3])))

@@ -13,6 +13,10 @@ from .torso import CHEST_LEVEL, CHEST_MM
 if TYPE_CHECKING:
     from .body import Body
 
+# Fall of a rib per length along it, by thoracic level; measured on ribs T2 to T12 of one subject.
+_SLOPE_LEVEL = [7, 8, 13, 16, 18]
+_SLOPE = [0.42, 0.44, 0.49, 0.56, 0.67]
+
 
 def paint_skeleton(body: Body) -> None:
     """Unite the bones around the spine; skull and sacrum have modules of their own."""
@@ -35,6 +39,8 @@ def _join_ribs(body: Body) -> None:
 def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
     """Return `(P, 3)` points of one rib from its joint, around the chest wall and down; none for a share under 0.03.
 
+    The wall is that of the height where the rib runs, which is up to four levels below its joint in front.
+
     Args:
         body: the subject.
         row: its vertebra.
@@ -48,20 +54,24 @@ def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
     half = np.interp(level, [7, 12, 18], [15, 15, 19]) * scale[0]
     joint = center + frame @ np.array([side * (half + 4), -8, 5 if level < 16.5 else 0])
     tip = center + frame @ np.array([side * (half + 19), -24, 4])
+    slope = np.interp(level, _SLOPE_LEVEL, _SLOPE) * body.slope
     a, b, front = (np.interp(level, CHEST_LEVEL, values) * body.girth for values in CHEST_MM)
     start = np.arctan2(half + 22, front + 22)
-    angles = start + np.linspace(0.12, 1.0, 14) * share * (np.pi - start)
+    angles = start + np.linspace(0.12, 1.0, 14) * share * np.sqrt(1 - slope**2) * (np.pi - start)
     angles = angles[: max(round(14 * min(1, share * 4)), 1)]
-    drop = np.interp(level, [7, 10, 15, 18], [35, 75, 105, 80]) * ((angles - start) / np.pi) ** 1.2
-    wall = np.stack([side * a * np.sin(angles), front - b * np.cos(angles), -drop], axis=1)
-    wall[:, 1] = np.maximum(wall[:, 1], -60)
-    return np.concatenate([joint[None], tip[None], center + wall])
+    drop = slope / np.sqrt(1 - slope**2) * (angles - start) * (a + b) / 2
+    levels = np.interp(tip[2] - drop, body.path[::-1, 2], body.levels[::-1])
+    a, b, front = (np.interp(levels, CHEST_LEVEL, values) * body.girth for values in CHEST_MM)
+    beside = [side * a * np.sin(angles), np.maximum(front - b * np.cos(angles), -60)]
+    wall = [np.interp(levels, body.levels, body.path[:, i]) + beside[i] for i in range(2)]
+    return np.concatenate([joint[None], tip[None], np.stack([*wall, tip[2] - drop], axis=1)])
 
 
 def _join_sternum(body: Body) -> None:
     bone = body.bone
-    nodes = ((8.5, 62), (10, 80), (12, 118), (14, 140))
-    line = np.array([body.near(level, 0, front * body.girth) for level, front in nodes])
+    lower = 1.2 * (body.slope - 1)  # with the ribs
+    nodes = ((9.2, 75), (10.5, 95), (12.5, 125), (15.2, 145))
+    line = np.array([body.near(level + lower, 0, front * body.girth) for level, front in nodes])
     for offset in (-9, 0, 9):
         bone.join(bone.tube(line + [offset, 0, 0], 5.5))
 
@@ -69,8 +79,9 @@ def _join_sternum(body: Body) -> None:
 def _join_shoulders(body: Body) -> None:
     rng, bone, girth = body.rng, body.bone, body.girth
     lift = rng.normal(0, 14)
+    lower = 1.2 * (body.slope - 1)  # with the sternum
     for side in (-1, 1):
-        notch, tip = body.near(8.5, side * 14, 58), body.near(7.5, side * 155 * girth, 0, lift)
+        notch, tip = body.near(8.9 + lower, side * 14, 70 * girth), body.near(7.5, side * 155 * girth, 0, lift)
         bend = (notch + tip) / 2 + [0, 14, 4]
         bone.join(bone.tube(np.array([notch, bend, tip]), 6))
         top, low = body.near(8, side * 95 * girth, -52, lift), body.near(13, side * 92 * girth, -62, lift)
@@ -86,7 +97,7 @@ def _join_shoulders(body: Body) -> None:
 
 def _join_pelvis(body: Body) -> None:
     """Iliac wings beside the sacrum, acetabula, femoral heads, pubic arch."""
-    bone, first = body.bone, body.spine.sacrum_mm
+    bone, first = body.bone, body.spine.sacrum_mm + [0, 0, body.rng.normal(6, 6)]
     for side in (-1, 1):
         mirror = np.array([side, 1, 1]) * body.pelvis
         crest = [(46, -58, -22), (52, -52, 4), (66, -28, 28), (100, 12, 40), (128, 55, 22), (126, 72, -5)]

@@ -18,7 +18,7 @@ _OUTLINE_MM = np.array(
 )
 # Chest wall by thoracic level T1-T12: half width, half depth, center in front of the body (mm).
 CHEST_LEVEL = [7, 8, 9, 11, 13, 16, 18]
-CHEST_MM = np.array([[62, 88, 105, 125, 135, 138, 130], [42, 55, 68, 85, 95, 98, 92], [28, 38, 48, 58, 62, 62, 58]])
+CHEST_MM = np.array([[54, 74, 91, 117, 129, 138, 138], [42, 55, 68, 85, 95, 98, 92], [28, 38, 48, 58, 62, 62, 58]])
 
 
 def paint_torso(body: Body) -> None:
@@ -100,9 +100,9 @@ def _paint_chest(body: Body) -> None:
     center_x, center_y, half, depth, front, level = body.profile(CHEST_LEVEL, CHEST_MM * body.girth)
     x, y, z = tissue.xyz[0] - center_x, tissue.xyz[1] - center_y, tissue.xyz[2]
     cage = ((np.abs(x) / half) ** 2.2 + (np.abs(y - front) / depth) ** 2.2) ** (1 / 2.2)
-    apex = 7 + rng.normal(0.15, 0.45)  # at T1: in three necks with known levels 0.1 to 0.5 levels below its center
+    apex = 7 + rng.normal(0.3, 0.45)  # at T1: in three necks 0.1 to 0.5 levels below its center, in a chest 0.7
     inside = (cage < 0.9) & (body.radius < 0.93) & (level > apex) & (level < 20)
-    base = body.organ(18.6, 0, 0, rng.uniform(-30, 20))[2]  # of the recess behind, lowest when the breath is held
+    base = body.organ(18.3, 0, 0, rng.uniform(-30, 20))[2]  # of the recess behind, lowest when the breath is held
     dome = base + rng.uniform(60, 110) * (1 - ((np.abs(x) - 70) / 80) ** 2 - ((y - 50) / 95) ** 2)
     middle = rng.uniform(12, 20) + rng.uniform(16, 30) * np.exp(-(((y - rng.uniform(40, 60)) / 28) ** 2))
     width = np.where(y > 12, middle + 4 * body.noise(30.0), 0)
@@ -116,7 +116,7 @@ def _paint_chest(body: Body) -> None:
     if rng.random() < 0.1:  # fluid behind one lung
         effusion = lung & (x * rng.choice([-1, 1]) > 0) & (y < rng.uniform(-40, 0)) & (level > 10)
         tissue.array[effusion] = rng.uniform(0, 30)
-    heart = body.organ(13.5, -25, 76, rng.normal(0, 10))
+    heart = body.organ(14.4, -22, 80, rng.normal(0, 10))
     size = np.array((55, 42, 56)) * np.exp(rng.normal(0, 0.1, 3))
     tissue.fill(tissue.ellipsoid(heart, size), body.muscle + 0.35 * (blood - 40))
     for right, ahead, up, radius in ((22, -8, 18, 26), (-22, -14, -2, 28), (24, 10, -8, 26), (-20, 6, -18, 24)):
@@ -153,7 +153,7 @@ def _paint_abdomen(body: Body) -> None:
     put(stomach, (50, 38, 45), rng.uniform(0, 60))
     put(stomach + [0, 14, 8], (36, 18, 26), -900.0, 0.7)
     for side in (-1, 1):
-        kidney = body.organ(20 - 0.3 * side, side * rng.uniform(55, 70), -2, move())
+        kidney = body.organ(19.4 + 0.2 * side, side * rng.uniform(55, 70), -2, move())
         put(kidney, (27, 27, 52), rng.uniform(20, 45) + 1.6 * enhanced)
         put(kidney + [-8 * side, 4, 0], (10, 10, 22), body.fat if rng.random() < 0.8 else body.blood())
         psoas = [body.near(node, side * (26 + 4 * (node - 19)), 3) for node in (19, 20, 21, 22, 23, 25)]

@@ -216,7 +216,7 @@ def _draw_ribs(rng: np.random.Generator, rows: tuple[int, ...], *, short: bool) 
         elif row == T12_ROW - 1:
             share = eleven
         elif 7 <= row < T12_ROW - 1:
-            share = np.interp(row, [7, 10, 14, 16], [0.75, 0.8, 0.82, 0.72]) + subject
+            share = np.interp(row, [7, 10, 14, 15, 16], [0.75, 0.8, 0.82, 0.72, 0.57]) + subject
         else:
             continue
         left, right = share * rng.uniform(0.93, 1.07, 2)

@@ -22,9 +22,9 @@ def _paint_airway(body: Body) -> None:
     rng, tissue = body.rng, body.tissue
     shift = rng.normal(0, 2)
     nodes = [(-0.3, 30, 13), (0, 27, 0), (1, 23, 0), (2, 22, 0), (3, 24, 0), (4, 30, 0), (5, 33, 0), (6, 35, 0)]
-    nodes += [(7, 36, 0), (9, 42, 0), (10.5, 46, 0)]
+    nodes += [(7, 36, 0), (9, 42, 0), (10.7, 46, 0)]
     points = np.array([body.near(level, rng.normal(0, 1.5), front + shift, up) for level, front, up in nodes])
-    fork = body.near(11.5)[2] - points[-1, 2]
+    fork = body.near(11.7)[2] - points[-1, 2]
     points[-1, 2] += body.drift_mm[0] / 2 + rng.normal(0, 8)
     radius = np.array([7, 6, 6, 7, 7, 6, 6, 7, 8, 8, 8]) * rng.uniform(0.5, 1.25)
     tissue.fill(tissue.tube(points[:5] + [6, 0, 0], radius[:5]), -980.0)
@@ -79,15 +79,15 @@ def _paint_trunk(body: Body) -> None:
     rng, tissue = body.rng, body.tissue
     sway = rng.normal(0, 4)
     nodes = [
-        (10, 5, 62),
-        (10, -22, 28),
-        (12, -24, 24),
+        (10.3, 5, 62),
+        (10.3, -22, 28),
+        (12.3, -24, 24),
         (15, -20 + sway, 26),
         (18, -8 + sway, 32),
-        (22.3 + rng.normal(0, 0.4), -4 + sway, 34),
+        (22.1 + rng.normal(0, 0.5), -4 + sway, 34),
     ]
     points = np.array([body.near(*node) for node in nodes])
-    points[:2, 2] += 4 + body.drift_mm[0] / 2 + rng.normal(0, 12)
+    points[:2, 2] += 4 + body.drift_mm[0] / 2 + rng.normal(0, 14)
     radius = rng.uniform(9, 15) * np.array([1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
     blood = body.blood()
     tissue.fill(tissue.tube(points, radius), blood)
