@@ -103,9 +103,9 @@ class DistanceChannelsd(MapTransform):
 class LabelsToClassesd(MapTransform):
     """Turn VerSe labels into class indices 0-25 (T13 becomes T12); sacrum and coccyx (26, 27) become background.
 
-    A vertebra in the mask without a landmark (cut by the field of view) becomes `IGNORED`: the network is not told
-    where it is, so it is neither asked for it nor punished for it. So does background where vertebrae may be
-    unlabeled (`beyond_ends`).
+    A vertebra in the mask without a landmark (cut by the field of view) becomes background: the network is not told
+    where it is, and its neighbor must not take it in. Background where vertebrae may be unlabeled (`beyond_ends`)
+    becomes `IGNORED`.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
@@ -114,7 +114,7 @@ class LabelsToClassesd(MapTransform):
         present = torch.isfinite(torch.as_tensor(sample["landmarks_mm"])).all(dim=1)
         table = torch.zeros(256, dtype=torch.int64)
         for row, label in enumerate(LABELS):
-            table[label] = channel_of_row(row) + 1 if present[row] else IGNORED
+            table[label] = channel_of_row(row) + 1 if present[row] else 0
         for key in self.key_iterator(sample):
             labels = sample[key]
             classes = table[labels.as_tensor().long()]

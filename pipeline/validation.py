@@ -31,16 +31,16 @@ class LandmarksOfd(MapTransform):
         return sample
 
 
-class KnownLabelsd(MapTransform):
-    """Set to 255, unknown, the labels of vertebrae without a landmark: they are cut, and not asked for."""
+class LandmarkedLabelsd(MapTransform):
+    """Keep the labels of vertebrae with a landmark; the others, cut by the field of view, must stay background."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         """Return the sample with every key's labels."""
         sample = dict(data)
         table = torch.arange(256, dtype=torch.uint8)
-        table[26:28] = 0
         present = present_rows(np.asarray(sample["landmarks_mm"]))
-        table[[label for row, label in enumerate(LABELS) if row not in present]] = 255
+        table[26:28] = 0
+        table[[label for row, label in enumerate(LABELS) if row not in present]] = 0
         for key in self.key_iterator(sample):
             sample[key] = table[sample[key].as_tensor().long()]
         return sample
@@ -81,14 +81,13 @@ class LandmarkIdentification(CumulativeIterationMetric):
 
 
 class VertebraDice(CumulativeIterationMetric):
-    """Mean Dice over the vertebrae of the truth; a missed one counts 0, an unknown voxel (255) not at all."""
+    """Mean Dice over the vertebrae of the truth; a missed one counts 0."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return `(B, 26)` Dice of `(B, 1, I, J, K)` label maps; NaN = not in the truth."""
         values = torch.full((len(y_pred), NUM_ROWS), torch.nan)
         for row, found, true in zip(values, y_pred, _given(y), strict=True):
-            known = (true != 255).cpu().numpy()
-            found, true = found.cpu().numpy()[known], true.cpu().numpy()[known]
+            found, true = found.cpu().numpy(), true.cpu().numpy()
             for i, label in enumerate(LABELS):
                 if (true == label).any():
                     row[i] = dice(found, true, label)

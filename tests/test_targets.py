@@ -98,15 +98,15 @@ def test_labels_become_classes():
     labels = np.array([0, 1, 2, 19, 20, 25, 26, 27, 28, 0], np.uint8).reshape(1, 2, 5)
     classes = LabelsToClassesd("label")({"label": image_of(labels, OBLIQUE), "landmarks_mm": points})["label"]
     # background; C1; C2 without a landmark; T12; L1 and L6 without; sacrum and coccyx; T13 as T12
-    assert classes.flatten().tolist() == [0, 1, IGNORED, 19, IGNORED, IGNORED, 0, 0, 19, 0]
+    assert classes.flatten().tolist() == [0, 1, 0, 19, 0, 0, 0, 0, 19, 0]
     assert classes.shape == (1, 1, 2, 5)
     assert classes.dtype == torch.int64
 
 
-def test_t13_without_its_own_landmark_is_ignored():
+def test_t13_without_its_own_landmark_is_not_t12():
     labels = np.array([19, 28, 20], np.uint8).reshape(1, 1, 3)
     sample = {"label": image_of(labels, OBLIQUE), "landmarks_mm": landmarks(t12=[0, 0, 0], l1=[0, 0, 0])}
-    assert LabelsToClassesd("label")(sample)["label"].flatten().tolist() == [19, IGNORED, 20]
+    assert LabelsToClassesd("label")(sample)["label"].flatten().tolist() == [19, 0, 20]
 
 
 def test_beyond_the_last_labeled_vertebra_nothing_is_known():

@@ -6,7 +6,7 @@ import torch
 from grids import OBLIQUE, image_of, landmarks
 
 from pipeline.validation import (
-    KnownLabelsd,
+    LandmarkedLabelsd,
     LandmarkIdentification,
     LandmarksOfd,
     SpineCenterError,
@@ -41,9 +41,9 @@ def test_identification_is_one_line_per_scan():
 def test_dice_is_one_line_per_scan():
     metric = VertebraDice()
     truth = torch.zeros(2, 1, 2, 2, 2, dtype=torch.uint8)
-    truth[0, 0, 0], truth[0, 0, 1, 0], truth[1, 0, 0, 0, 0] = 5, 255, 28
+    truth[0, 0, 0], truth[1, 0, 0, 0, 0] = 5, 28
     found = torch.zeros_like(truth)
-    found[0, 0, 0, 0], found[0, 0, 1] = 5, 5  # 2 of 4 voxels, 2 more outside, 2 where nothing is known
+    found[0, 0, 0, 0], found[0, 0, 1, 1] = 5, 5  # 2 of 4 voxels, 2 more outside
     rows = metric(found, truth)
     assert rows.shape == (2, 26)
     assert rows[0, 4] == pytest.approx(2 * 2 / (4 + 4))
@@ -60,10 +60,10 @@ def test_a_metric_of_nothing_is_refused(metric):
         metric(torch.zeros(1, 26, 3), None)
 
 
-def test_what_is_cut_is_not_known():
+def test_what_has_no_landmark_is_background():
     labels = np.array([0, 1, 19, 20, 26, 27, 28], np.uint8).reshape(1, 1, 7)
     sample = {"label": image_of(labels, OBLIQUE), "landmarks_mm": landmarks(c1=[0, 0, 0], t13=[1, 2, 3])}
-    assert KnownLabelsd("label")(sample)["label"].flatten().tolist() == [0, 1, 255, 255, 0, 0, 28]
+    assert LandmarkedLabelsd("label")(sample)["label"].flatten().tolist() == [0, 1, 0, 0, 0, 0, 28]
 
 
 def test_landmarks_of_a_labelling():
