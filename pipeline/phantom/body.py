@@ -55,7 +55,7 @@ class Body:
         self.fat_mm = float(rng.uniform(6, 38))
         self.contrast = float(rng.uniform(100, 620)) if rng.random() < 0.5 else 0.0
         self.muscle, self.fat = float(rng.uniform(30, 65)), float(rng.uniform(-115, -80))
-        self.drift_mm = (float(rng.normal(0, 20)), float(rng.normal(0, 1.5)))
+        self.drift_mm = (float(rng.normal(0, 32)), float(rng.normal(0, 2)))
         self.slope = float(np.clip(np.exp(rng.normal(-0.1, 0.16)), 0.55, 1.25))
         self.pelvis = float(spine.scales[-1].mean() * np.exp(rng.normal(0, 0.04)))
         self._regular_axis()

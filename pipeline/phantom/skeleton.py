@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .spine import level_of
-from .torso import CHEST_LEVEL, CHEST_MM
+from .torso import CHEST_LEVEL, CHEST_MM, CHEST_POWER
 
 if TYPE_CHECKING:
     from .body import Body
@@ -53,24 +53,35 @@ def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
     center, frame, scale = body.spine.centers_mm[index], body.spine.frames[index], body.spine.scales[index]
     half = np.interp(level, [7, 12, 18], [15, 15, 19]) * scale[0]
     joint = center + frame @ np.array([side * (half + 4), -8, 5 if level < 16.5 else 0])
-    tip = center + frame @ np.array([side * (half + 19), -24, 4])
+    tip = center + frame @ np.array([side * (half + 19), -28, np.interp(level, [8, 15, 18], [11, 8, 0])])
     slope = np.interp(level, _SLOPE_LEVEL, _SLOPE) * body.slope
-    a, b, front = (np.interp(level, CHEST_LEVEL, values) * body.girth for values in CHEST_MM)
-    start = np.arctan2(half + 22, front + 22)
-    angles = start + np.linspace(0.12, 1.0, 14) * share * np.sqrt(1 - slope**2) * (np.pi - start)
-    angles = angles[: max(round(14 * min(1, share * 4)), 1)]
-    drop = slope / np.sqrt(1 - slope**2) * (angles - start) * (a + b) / 2
-    levels = np.interp(tip[2] - drop, body.path[::-1, 2], body.levels[::-1])
+    turns = np.linspace(0, np.pi, 60)
+    wall = _chest_wall(body, np.full(60, level), turns)
+    arc = np.append(0, np.cumsum(np.linalg.norm(np.diff(wall, axis=1), axis=0)))
+    start = np.interp(half + 24, wall[0, :25], arc[:25])
+    along = np.linspace(0.05, 1.0, max(round(14 * min(1, share * 4)), 1)) * share * (arc[-1] - start)
+    turn = np.interp(start + along * np.sqrt(1 - slope**2), arc, turns)
+    height = tip[2] - slope * along
+    levels = np.interp(height, body.path[::-1, 2], body.levels[::-1])
+    right, front = _chest_wall(body, levels, turn)
+    middle = [np.interp(levels, body.levels, body.path[:, i]) for i in range(2)]
+    return np.concatenate(
+        [joint[None], tip[None], np.stack([middle[0] + side * right, middle[1] + front, height], axis=1)]
+    )
+
+
+def _chest_wall(body: Body, levels: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Return `(2, P)` distance to the side and to the front of the spine, from behind (turn 0) to the front (pi)."""
     a, b, front = (np.interp(levels, CHEST_LEVEL, values) * body.girth for values in CHEST_MM)
-    beside = [side * a * np.sin(angles), np.maximum(front - b * np.cos(angles), -60)]
-    wall = [np.interp(levels, body.levels, body.path[:, i]) + beside[i] for i in range(2)]
-    return np.concatenate([joint[None], tip[None], np.stack([*wall, tip[2] - drop], axis=1)])
+    sine, cosine = np.sin(turns).clip(0), np.cos(turns)
+    power = 2 / CHEST_POWER
+    return np.stack([a * sine**power, front - b * np.sign(cosine) * np.abs(cosine) ** power])
 
 
 def _join_sternum(body: Body) -> None:
     bone = body.bone
     lower = 1.2 * (body.slope - 1)  # with the ribs
-    nodes = ((9.2, 75), (10.5, 95), (12.5, 125), (15.2, 145))
+    nodes = ((9.2, 85), (10.5, 104), (12.5, 122), (15.2, 132))
     line = np.array([body.near(level + lower, 0, front * body.girth) for level, front in nodes])
     for offset in (-9, 0, 9):
         bone.join(bone.tube(line + [offset, 0, 0], 5.5))
@@ -81,7 +92,7 @@ def _join_shoulders(body: Body) -> None:
     lift = rng.normal(0, 14)
     lower = 1.2 * (body.slope - 1)  # with the sternum
     for side in (-1, 1):
-        notch, tip = body.near(8.9 + lower, side * 14, 70 * girth), body.near(7.5, side * 155 * girth, 0, lift)
+        notch, tip = body.near(8.9 + lower, side * 14, 78 * girth), body.near(7.5, side * 155 * girth, 0, lift)
         bend = (notch + tip) / 2 + [0, 14, 4]
         bone.join(bone.tube(np.array([notch, bend, tip]), 6))
         top, low = body.near(8, side * 95 * girth, -52, lift), body.near(13, side * 92 * girth, -62, lift)

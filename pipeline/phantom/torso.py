@@ -18,7 +18,8 @@ _OUTLINE_MM = np.array(
 )
 # Chest wall by thoracic level T1-T12: half width, half depth, center in front of the body (mm).
 CHEST_LEVEL = [7, 8, 9, 11, 13, 16, 18]
-CHEST_MM = np.array([[54, 74, 91, 117, 129, 138, 138], [42, 55, 68, 85, 95, 98, 92], [28, 38, 48, 58, 62, 62, 58]])
+CHEST_MM = np.array([[54, 74, 91, 117, 129, 138, 138], [44, 58, 70, 87, 97, 99, 96], [18, 26, 34, 40, 40, 36, 34]])
+CHEST_POWER = 2.6  # of the superellipse: 2 would be round
 
 
 def paint_torso(body: Body) -> None:
@@ -99,14 +100,14 @@ def _paint_chest(body: Body) -> None:
     rng, tissue = body.rng, body.tissue
     center_x, center_y, half, depth, front, level = body.profile(CHEST_LEVEL, CHEST_MM * body.girth)
     x, y, z = tissue.xyz[0] - center_x, tissue.xyz[1] - center_y, tissue.xyz[2]
-    cage = ((np.abs(x) / half) ** 2.2 + (np.abs(y - front) / depth) ** 2.2) ** (1 / 2.2)
+    cage = ((np.abs(x) / half) ** CHEST_POWER + (np.abs(y - front) / depth) ** CHEST_POWER) ** (1 / CHEST_POWER)
     apex = 7 + rng.normal(0.3, 0.45)  # at T1: in three necks 0.1 to 0.5 levels below its center, in a chest 0.7
     inside = (cage < 0.9) & (body.radius < 0.93) & (level > apex) & (level < 20)
     base = body.organ(18.3, 0, 0, rng.uniform(-30, 20))[2]  # of the recess behind, lowest when the breath is held
     dome = base + rng.uniform(60, 110) * (1 - ((np.abs(x) - 70) / 80) ** 2 - ((y - 50) / 95) ** 2)
     middle = rng.uniform(12, 20) + rng.uniform(16, 30) * np.exp(-(((y - rng.uniform(40, 60)) / 28) ** 2))
-    width = np.where(y > 12, middle + 4 * body.noise(30.0), 0)
-    lung = inside & (z > dome) & (np.abs(x) > width) & ((np.hypot(x, np.minimum(y, 0) * 0.7) > 25) | (y > 20))
+    width = np.where(y > 12, middle + 4 * body.noise(30.0), 25 + 0.4 * np.maximum(-y, 0))
+    lung = inside & (z > dome) & (np.abs(x) > width)
     tissue.array[inside & (z > dome) & ~lung & (y > 12)] = body.fat * 0.6 + rng.uniform(0, 40)
     vessels = 0.5 * np.clip(np.maximum(body.noise(7.0) - 1.5, 0)[lung], 0, 1.4)
     haze = rng.choice([15.0, 40.0, 90.0], p=[0.4, 0.4, 0.2]) * body.noise(18.0)[lung]
@@ -116,11 +117,11 @@ def _paint_chest(body: Body) -> None:
     if rng.random() < 0.1:  # fluid behind one lung
         effusion = lung & (x * rng.choice([-1, 1]) > 0) & (y < rng.uniform(-40, 0)) & (level > 10)
         tissue.array[effusion] = rng.uniform(0, 30)
-    heart = body.organ(14.4, -22, 80, rng.normal(0, 10))
-    size = np.array((55, 42, 56)) * np.exp(rng.normal(0, 0.1, 3))
+    heart = body.organ(14.4, -22, 80, rng.normal(0, 15))
+    size = np.array((55, 42, 56)) * np.exp(rng.normal(0.05, 0.1) + rng.normal(0, 0.1, 3))
     tissue.fill(tissue.ellipsoid(heart, size), body.muscle + 0.35 * (blood - 40))
     for right, ahead, up, radius in ((22, -8, 18, 26), (-22, -14, -2, 28), (24, 10, -8, 26), (-20, 6, -18, 24)):
-        chamber = tissue.ellipsoid(heart + [right, ahead, up], np.full(3, radius) * rng.uniform(0.8, 1.1))
+        chamber = tissue.ellipsoid(heart + [right, ahead, up], np.full(3, radius) * np.exp(rng.normal(0.05, 0.2)))
         tissue.fill(chamber, blood * rng.uniform(0.5, 1.0))
 
 

@@ -204,7 +204,7 @@ def _draw_sides(rng: np.random.Generator) -> tuple[str, ...]:
 def _draw_ribs(rng: np.random.Generator, rows: tuple[int, ...], *, short: bool) -> dict[int, tuple[float, float]]:
     """Draw rib lengths; `short` shortens T11 and T12, or leaves T12 without ribs."""
     subject = rng.normal(0, 0.04)
-    eleven, twelve = 0.42 + rng.normal(0, 0.05), float(np.clip(rng.normal(0.24, 0.07), 0.1, 0.4))
+    eleven, twelve = 0.38 + rng.normal(0, 0.05), float(np.clip(rng.normal(0.23, 0.07), 0.1, 0.4))
     if short:
         eleven, twelve = rng.uniform(0.08, 0.3), rng.choice([0.0, rng.uniform(0.03, 0.1)])
     shares = {}
@@ -216,7 +216,7 @@ def _draw_ribs(rng: np.random.Generator, rows: tuple[int, ...], *, short: bool) 
         elif row == T12_ROW - 1:
             share = eleven
         elif 7 <= row < T12_ROW - 1:
-            share = np.interp(row, [7, 10, 14, 15, 16], [0.75, 0.8, 0.82, 0.72, 0.57]) + subject
+            share = np.interp(row, [7, 8, 11, 14, 15, 16], [0.8, 0.92, 0.92, 0.82, 0.68, 0.5]) + subject
         else:
             continue
         left, right = share * rng.uniform(0.93, 1.07, 2)

@@ -25,7 +25,7 @@ def _paint_airway(body: Body) -> None:
     nodes += [(7, 36, 0), (9, 42, 0), (10.7, 46, 0)]
     points = np.array([body.near(level, rng.normal(0, 1.5), front + shift, up) for level, front, up in nodes])
     fork = body.near(11.7)[2] - points[-1, 2]
-    points[-1, 2] += body.drift_mm[0] / 2 + rng.normal(0, 8)
+    points[-1, 2] += 0.8 * body.drift_mm[0] + rng.normal(0, 8)
     radius = np.array([7, 6, 6, 7, 7, 6, 6, 7, 8, 8, 8]) * rng.uniform(0.5, 1.25)
     tissue.fill(tissue.tube(points[:5] + [6, 0, 0], radius[:5]), -980.0)
     tissue.fill(tissue.tube(points[:5] - [6, 0, 0], radius[:5]), -980.0)
@@ -87,8 +87,10 @@ def _paint_trunk(body: Body) -> None:
         (22.1 + rng.normal(0, 0.5), -4 + sway, 34),
     ]
     points = np.array([body.near(*node) for node in nodes])
-    points[:2, 2] += 4 + body.drift_mm[0] / 2 + rng.normal(0, 14)
-    radius = rng.uniform(9, 15) * np.array([1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
+    points[:2, 2] += 4 + 0.8 * body.drift_mm[0] + rng.normal(0, 12)
+    radius = rng.uniform(9, 17) * np.array([1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
+    if rng.random() < 0.15:  # an aneurysm
+        radius[int(rng.integers(6))] *= rng.uniform(1.3, 2.2)
     blood = body.blood()
     tissue.fill(tissue.tube(points, radius), blood)
     nodes = [(14, 22 + sway, 45), (18, 22 + sway, 34), (21, 22 + sway, 32), (23, 22 + sway, 30)]
