@@ -14,6 +14,7 @@ def paint_vessels(body: Body) -> None:
     """Paint the tubes of neck and trunk."""
     _paint_airway(body)
     _paint_neck(body)
+    _paint_great(body)
     _paint_trunk(body)
 
 
@@ -74,11 +75,40 @@ def _paint_neck(body: Body) -> None:
             tissue.fill(spot, rng.uniform(300, 900))
 
 
+def _paint_great(body: Body) -> None:
+    """Pulmonary trunk, arteries and veins, left atrium, superior cava and the arch's branches; levels of one torso."""
+    rng, tissue = body.rng, body.tissue
+    lift = 0.8 * body.drift_mm[0] + rng.normal(0, 10)
+    right, left = body.blood(), body.blood()  # contrast rarely fills both sides alike
+    size = np.exp(rng.normal(0, 0.2))
+
+    def join(nodes: list[tuple[float, float, float]], radius: float, value: float) -> None:
+        line = np.array([body.near(level, side, front * body.girth, lift) for level, side, front in nodes])
+        tissue.fill(tissue.tube(line, radius * size), value)
+
+    def share() -> float:
+        return float(rng.uniform(0.4, 1.0))
+
+    join([(13.0, -14, 92), (11.9, -18, 68)], 13, right * share())
+    join([(11.9, -18, 68), (11.8, 12, 46), (12.1, 48, 40)], 10, right * share())
+    join([(11.9, -18, 68), (11.6, -34, 46), (12.2, -52, 30)], 10, right * share())
+    join([(9.6, 34, 62), (11.6, 34, 62), (13.4, 32, 62)], 8, right * share())
+    join([(9.6, 34, 62), (9.4, 8, 70), (8.6, -34, 58)], 6, right * share())
+    atrium = body.near(13.4, rng.normal(0, 4), 44, lift)
+    tissue.fill(tissue.ellipsoid(atrium, np.array((34, 20, 25)) * np.exp(rng.normal(0, 0.2))), left * share())
+    for side in (-1, 1):
+        join([(13.3, side * 20, 44), (13.2, side * 55, 28)], 7, left * share())
+        join([(12.7, side * 20, 48), (12.2, side * 52, 52)], 6, left * share())
+        join([(10.2, side * 12 + 4, 58), (8.6, side * 20, 46), (7.6, side * 45, 36)], 5, left)
+
+
 def _paint_trunk(body: Body) -> None:
     """Aorta, cava and iliac vessels; calcified where old."""
     rng, tissue = body.rng, body.tissue
     sway = rng.normal(0, 4)
     nodes = [
+        (13.3, 0, 88),
+        (11.7, 14, 86),
         (10.3, 5, 62),
         (10.3, -22, 28),
         (12.3, -24, 24),
@@ -87,10 +117,10 @@ def _paint_trunk(body: Body) -> None:
         (22.1 + rng.normal(0, 0.5), -4 + sway, 34),
     ]
     points = np.array([body.near(*node) for node in nodes])
-    points[:2, 2] += 4 + 0.8 * body.drift_mm[0] + rng.normal(0, 12)
-    radius = rng.uniform(9, 17) * np.array([1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
+    points[:4, 2] += 4 + 0.8 * body.drift_mm[0] + rng.normal(0, 12)
+    radius = rng.uniform(9, 17) * np.array([1.1, 1.2, 1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
     if rng.random() < 0.15:  # an aneurysm
-        radius[int(rng.integers(6))] *= rng.uniform(1.3, 2.2)
+        radius[int(rng.integers(8))] *= rng.uniform(1.3, 2.2)
     blood = body.blood()
     tissue.fill(tissue.tube(points, radius), blood)
     nodes = [(14, 22 + sway, 45), (18, 22 + sway, 34), (21, 22 + sway, 32), (23, 22 + sway, 30)]
@@ -101,7 +131,7 @@ def _paint_trunk(body: Body) -> None:
         tissue.fill(tissue.tube(iliac + [4, -12, 0], 7), blood * rng.uniform(0.5, 1))
     if rng.random() < 0.45:
         for _ in range(int(rng.integers(3, 30))):
-            t, angle = rng.uniform(0.5, 5), rng.uniform(0, 2 * np.pi)
-            wall = np.array([np.interp(t, range(6), points[:, i]) for i in range(3)])
-            spot = wall + np.interp(t, range(6), radius) * np.array([np.cos(angle), np.sin(angle), 0])
+            t, angle = rng.uniform(1.5, 7), rng.uniform(0, 2 * np.pi)
+            wall = np.array([np.interp(t, range(8), points[:, i]) for i in range(3)])
+            spot = wall + np.interp(t, range(8), radius) * np.array([np.cos(angle), np.sin(angle), 0])
             tissue.fill(tissue.ellipsoid(spot, (3.0, 3.0, rng.uniform(3, 9))), rng.uniform(250, 1000))
