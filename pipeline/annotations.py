@@ -11,8 +11,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.volumeutils import apply_read_scaling
 from scipy import ndimage
 
+from . import nifti
 from .labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
 from .landmarks import absent, body_center_mm, present_rows, read_landmarks
 from .spaces import Grid, bounds_mm, grid_over, resample, spacing_mm, to_voxel, to_world
@@ -90,10 +92,10 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ValueError: unreadable, not 3-D, or a value that is neither 0, a vertebra, the sacrum nor the coccyx.
     """
     try:
-        image = nibabel.load(path)
-        values = np.asarray(image.dataobj)
-    except (OSError, EOFError, ImageFileError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        image, raw = nifti.read_whole(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    values = apply_read_scaling(raw, image.dataobj.slope, image.dataobj.inter)
     if values.ndim > 3 and max(values.shape[3:]) == 1:
         values = values.reshape(values.shape[:3])
     if values.ndim != 3:

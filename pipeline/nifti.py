@@ -55,9 +55,16 @@ def read_header(path: Path, *, repair: bool = True) -> NiftiHeader:
 
 
 def read_voxels(path: Path) -> np.ndarray:
-    """Return the `(I, J, K)` voxels with the scale factors applied: int16 if all are integers that fit, else float32.
+    """Return the `(I, J, K)` voxels, scaled as the header says: int16 if all are integers that fit, else float32."""
+    image, raw = read_whole(path)
+    return compact(raw.reshape(raw.shape[:3], order="F"), image.dataobj.slope, image.dataobj.inter)
 
-    The file is read to its very end, where gzip keeps its checksum.
+
+def read_whole(path: Path) -> tuple[Any, np.ndarray]:
+    """Return nibabel's image and its voxels as stored, without scale factors.
+
+    The file is read to its very end, where gzip keeps its checksum: nibabel alone stops before, and takes damaged
+    voxels for sound ones.
     """
     import nibabel as nib
 
@@ -70,7 +77,7 @@ def read_voxels(path: Path) -> np.ndarray:
                 pass
     except _unreadable() as error:
         raise ValueError(_reason(path, error)) from error
-    return compact(raw.reshape(raw.shape[:3], order="F"), image.dataobj.slope, image.dataobj.inter)
+    return image, raw
 
 
 def compact(raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
+from .annotations import read_mask
 from .documents import landmarks_document, read_candidates, read_document, read_grid
 from .files import write_json
 from .images import read_scan
@@ -166,7 +166,9 @@ def _rewrite(
         raise ValueError(f"{path}: the scan is no longer at {scan_path}; name it with --scan")
     image = replace(read_scan(scan_path), name=name)
     _check_grid(scan_path, image.grid, grid)
-    labels = renamed(_read_mask(mask_path, grid), before, labelling)
+    mask, affine = read_mask(mask_path)
+    _check_grid(mask_path, Grid(mask.shape, affine), grid)
+    labels = renamed(mask, before, labelling)
     write_result(Result(image, np.full((2, 3), np.nan), labelling, labels, seconds), folder, versions)
 
 
@@ -177,18 +179,6 @@ def renamed(labels: np.ndarray, before: dict[int, str], labelling: Labelling) ->
     for candidate, name in before.items():
         table[LABELS[NAMES.index(name)]] = after.get(candidate, 0)
     return table[labels]
-
-
-def _read_mask(path: Path, grid: Grid) -> np.ndarray:
-    try:
-        image = nib.load(path)
-        labels = np.asarray(image.dataobj)
-    except Exception as error:  # nibabel and zlib raise many types for a damaged file
-        raise ValueError(f"{path}: cannot be read: {error}") from None
-    _check_grid(path, Grid(image.shape, image.affine), grid)
-    if not np.isin(np.unique(labels), (0, *LABELS)).all():
-        raise ValueError(f"{path}: holds labels that are no vertebra: expected 1-25 and 28")
-    return labels.astype(np.uint8)
 
 
 def _check_grid(path: Path, grid: Grid, expected: Grid) -> None:

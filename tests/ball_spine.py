@@ -1,5 +1,6 @@
 """A spine of ellipsoids whose HU tells the vertebra, on any grid: a CT with exact mask and landmarks for tests."""
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -63,6 +64,14 @@ def ball_spine(
 def save_scan(path: Path, scan: Scan) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(scan.array, scan.affine), path)
+    return path
+
+
+def change_first_voxel(path: Path, label: int) -> Path:
+    """Change the first voxel of a packed uint8 mask, as a bad disk would: gzip's checksum is the old one."""
+    packed = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=0))
+    packed[10 + 5 + 352] = label  # after the headers of gzip, of its first stored block, and of NIfTI
+    path.write_bytes(packed)
     return path
 
 

@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from ball_spine import affine_of, ball_spine
+from ball_spine import affine_of, ball_spine, change_first_voxel
 
 from pipeline.evaluation.centers import Masks, find_centers
 from pipeline.evaluation.folders import find_cases
@@ -97,6 +97,13 @@ class TestLabelMaps:
         (tmp_path / "a.nii.gz").write_bytes(b"nothing of the kind")
         with pytest.raises(InputError, match=r"a\.nii\.gz"):
             read_label_map(tmp_path / "a.nii.gz")
+
+    def test_a_changed_voxel_is_found_by_the_checksum(self, tmp_path):
+        """nibabel alone stops before gzip's checksum and returns the changed label."""
+        path = change_first_voxel(save(tmp_path / "a.nii.gz", np.full((60, 50, 40), 20, np.uint8)), 28)
+        assert np.unique(nib.load(path).dataobj).tolist() == [20, 28]
+        with pytest.raises(InputError, match=r"a\.nii\.gz: cannot be read"):
+            read_label_map(path)
 
 
 @pytest.fixture(scope="module")

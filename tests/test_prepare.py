@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from ball_spine import write_dataset
+from ball_spine import change_first_voxel, write_dataset
 from verse_tree import centroid_file, flat_scan, save, scan, subject_scan
 
 from pipeline.annotations import derive_landmarks, read_annotation
@@ -268,6 +268,12 @@ def test_corrupt_mask(one):
     path = one / "segmentations" / "a_seg.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
     assert "a_seg.nii.gz: cannot be read" in refusal(one)
+
+
+def test_a_mask_with_a_changed_voxel(one):
+    """It was read as if nothing were wrong."""
+    change_first_voxel(one / "segmentations" / "a_seg.nii.gz", LABELS[row_of_name("T9")])
+    assert "a_seg.nii.gz: cannot be read (CRC check failed" in refusal(one)
 
 
 def test_neither_mask_nor_landmarks(one):

@@ -249,7 +249,7 @@ def no_geometry(path: Path) -> None:
     ("damage", "reason"),
     [
         (other_grid, "case_segmentation.nii.gz: shape (48, 36, 75) or position differs"),
-        (other_labels, "case_segmentation.nii.gz: holds labels that are no vertebra"),
+        (other_labels, "case_segmentation.nii.gz: label 99 is no vertebra"),
         (half_a_mask, "case_segmentation.nii.gz: cannot be read"),
         (other_scan, "case.nii.gz: shape"),
         (no_candidate, "case_landmarks.json: 'vertebrae' is damaged: a candidate that is not listed"),

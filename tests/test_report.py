@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 from ball_spine import save_scan
@@ -167,6 +168,18 @@ def test_a_result_of_another_scan_is_refused_and_the_others_written(folders, tmp
     assert not (tmp_path / "out" / "unsure_report.html").exists()
     assert (tmp_path / "out" / "sound_report.html").exists()
     assert "unsure_segmentation.nii.gz: not on the grid of" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_mask_with_an_impossible_label_is_refused(folders, tmp_path, capsys):
+    """276 is 20, L1, in the lowest eight bits, and was measured as such."""
+    shutil.copytree(folders / "out", tmp_path / "out", ignore=shutil.ignore_patterns("*.html"))
+    path = tmp_path / "out" / "unsure_segmentation.nii.gz"
+    mask = nib.load(path)
+    labels = np.asarray(mask.dataobj).astype(np.int16)
+    nib.save(nib.Nifti1Image(np.where(labels == 20, 276, labels), mask.affine), path)
+    assert main(["report", str(tmp_path / "out")]) == 1
+    assert "unsure_segmentation.nii.gz: label 276 is no vertebra" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "unsure_report.html").exists()
 
 
 def test_scans_are_named_as_for_segment(folders, tmp_path):

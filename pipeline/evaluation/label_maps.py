@@ -13,12 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
 from ..images import InputError
 from ..labels import LABELS, NAMES, row_of_name
+from ..nifti import read_whole
 
 _NAMED = re.compile(r"vertebrae_([CTL]\d+)", re.IGNORECASE)
 _TABLE_ENTRY = re.compile(r"<Label\b[^>]*\bKey=\"(\d+)\"[^>]*>\s*(?:<!\[CDATA\[)?\s*([\w.-]+)")
@@ -41,7 +40,7 @@ def read_label_map(path: Path) -> tuple[np.ndarray, np.ndarray]:
     path = Path(path)
     try:
         return _read_parts(path) if path.is_dir() else _read_file(path)
-    except (OSError, EOFError, ImageFileError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: {' '.join(str(error).replace(str(path), path.name).split())}") from error
 
 
@@ -61,8 +60,8 @@ def _read_parts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     labels: np.ndarray | None = None
     affine = np.eye(4)
     for label, path in parts.items():
-        image: Any = nib.load(path)
-        mask = _integers(image)
+        image, raw = read_whole(path)
+        mask = _integers(image, raw)
         if labels is None:
             labels, affine = np.zeros(mask.shape, np.uint8), np.array(image.affine, dtype=np.float64)
         if mask.shape != labels.shape or not np.allclose(image.affine, affine, atol=1e-3):
@@ -73,8 +72,8 @@ def _read_parts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image: Any = nib.load(path)
-    values = _integers(image)
+    image, raw = read_whole(path)
+    values = _integers(image, raw)
     affine = np.array(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise ValueError("the affine is not finite or singular")
@@ -85,9 +84,8 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return table[values], affine
 
 
-def _integers(image: Any) -> np.ndarray:
-    """Return the voxels of a NIfTI image as `(I, J, K)` uint8, slab by slab; refuse anything else than labels."""
-    raw: Any = np.asarray(image.dataobj.get_unscaled())
+def _integers(image: Any, raw: Any) -> np.ndarray:
+    """Return the stored voxels of an image as `(I, J, K)` uint8, slab by slab; refuse anything else than labels."""
     slope, inter = image.dataobj.slope, image.dataobj.inter
     if raw.ndim < 3 or max(raw.shape[3:], default=1) > 1:
         raise ValueError(f"{raw.ndim}-D image of {' x '.join(map(str, raw.shape))} voxels; expected one 3-D label map")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from ..annotations import read_mask
 from ..files import atomic_path, write_json
 from ..images import InputError, Scan, read_scan
 from ..measurements import measure
@@ -57,7 +57,7 @@ def write_report(results: Path, name: str, scan: Scan | None) -> Entry:
         ValueError: a result cannot be read, or belongs to another scan.
     """
     findings = read_findings(results / f"{name}{LANDMARKS}")
-    labels, affine = _read_labels(results / f"{name}{SEGMENTATION}")
+    labels, affine = read_mask(results / f"{name}{SEGMENTATION}")
     if scan is not None:
         _check_grid(results / f"{name}{SEGMENTATION}", labels, affine, scan)
     hu = None if scan is None else scan.array
@@ -75,14 +75,6 @@ def _scan(name: str, known: dict[str, Path], scans: str | Path | None) -> Scan |
     if name not in known:
         raise InputError(f"{scans}: no scan named {name} there")
     return read_scan(known[name])
-
-
-def _read_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        image = nib.load(path)
-        return np.asarray(image.dataobj).astype(np.uint8), np.array(image.affine, dtype=np.float64)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0][:120]})") from error
 
 
 def _check_grid(path: Path, labels: np.ndarray, affine: np.ndarray, scan: Scan) -> None:
