@@ -1,9 +1,4 @@
-"""The picture of a result: two planes bent along the spine, the mask and the names drawn over the CT.
-
-The planes follow the landmarks, so that a bent spine stays in view from end to end. The sagittal plane bends only
-left-right and the coronal one only front-back: each picture is a true projection, in RAS+ mm, of y (front to back)
-or x (right to left) against z (upwards).
-"""
+"""The picture of a result: two planes bent along the spine (`planes`), the mask and the names drawn over the CT."""
 
 from __future__ import annotations
 
@@ -19,19 +14,14 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
-from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from .files import atomic_path
 from .images import Scan
 from .labels import ROWS_BY_LEVEL, row_of_label
-from .spaces import Grid, bounds_mm, spacing_mm, to_voxel
+from .planes import STEP_MM, VIEWS, Plane, View, bent_planes, reformat
+from .spaces import spacing_mm
 
-Landmark = tuple[str, int, Sequence[float]] | tuple[str, int, Sequence[float], str]  # name, VerSe label, RAS+ mm, doubt
-
-STEP_MM = 0.5
-BEYOND_MM = 30.0  # shown above the first and below the last landmark
-MIN_HEIGHT_MM = 120.0
 WINDOW_HU = (-200, 800)
 NAME_REACH_MM = (14.0, 50.0)  # how far from the landmark its name stands: clear of the mask, within these bounds
 
@@ -46,24 +36,20 @@ PALETTE = ("#E69F00", "#0072B2", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#C
 TINTS = (0.35, 0.15, -0.25, 0.0)
 
 
-class View(NamedTuple):
-    """One picture: the world axis it shows from high (left) to low (right), and how far it reaches off the spine."""
+class Mark(NamedTuple):
+    """One vertebra to draw.
 
-    caption: str
-    axis: int
-    letters: tuple[str, str]  # at the left and the right edge
-    reach_mm: tuple[float, float]  # towards low and high coordinates
+    Attributes:
+        name: such as `"T4"`.
+        label: VerSe label.
+        position_mm: `(3,)` RAS+ mm.
+        doubt: what else it may be, written beside the name; "" = nothing.
+    """
 
-
-class Plane(NamedTuple):
-    """A bent plane: z of its rows `(H,)`, x or y of its columns `(W,)` and all its points `(H, W, 3)`, RAS+ mm."""
-
-    heights_mm: np.ndarray
-    columns_mm: np.ndarray
-    points_mm: np.ndarray
-
-
-VIEWS = (View("Sagittal", 1, ("A", "P"), (85.0, 65.0)), View("Coronal", 0, ("R", "L"), (75.0, 75.0)))
+    name: str
+    label: int
+    position_mm: Sequence[float] | np.ndarray
+    doubt: str = ""
 
 
 def color_of_label(label: int) -> np.ndarray:
@@ -74,107 +60,38 @@ def color_of_label(label: int) -> np.ndarray:
     return color + (1 - color) * tint if tint > 0 else color * (1 + tint)
 
 
-def spine_curve_mm(landmarks_mm: np.ndarray, heights_mm: np.ndarray) -> np.ndarray:
-    """Return the `(H, 3)` RAS+ mm points of the spine at `(H,)` heights z: smooth through the landmarks, else straight.
-
-    Args:
-        landmarks_mm: `(N, 3)` RAS+ mm in any order, N >= 1; one alone gives a vertical line. Of two within 1 mm of
-            height the upper is left out, because there is one point per height.
-        heights_mm: `(H,)` z in mm.
-    """
-    ordered = landmarks_mm[np.argsort(landmarks_mm[:, 2])]
-    ordered = ordered[np.diff(ordered[:, 2], prepend=-np.inf) > 1.0]
-    if len(ordered) == 1:
-        return np.column_stack([np.broadcast_to(ordered[0, :2], (len(heights_mm), 2)), heights_mm])
-    within = np.clip(heights_mm, ordered[0, 2], ordered[-1, 2])
-    beyond = (heights_mm - within)[:, None]
-    reach = min(2, len(ordered) - 1)
-    foot, head = ordered[reach] - ordered[0], ordered[-1] - ordered[-1 - reach]
-    slope = np.clip(np.where(beyond < 0, foot[:2] / foot[2], head[:2] / head[2]), -1, 1)
-    return np.column_stack([PchipInterpolator(ordered[:, 2], ordered[:, :2])(within) + beyond * slope, heights_mm])
-
-
-def bent_planes(grid: Grid, positions_mm: np.ndarray) -> list[Plane]:
-    """Return a plane per entry of `VIEWS`, bent along `(N, 3)` RAS+ mm landmarks; without any, straight."""
-    field_mm = bounds_mm(grid)
-    through_mm = positions_mm if len(positions_mm) else field_mm.mean(axis=0)[None]
-    curve_mm = spine_curve_mm(through_mm, _heights_mm(positions_mm, field_mm))
-    return [_plane(curve_mm, view, field_mm) for view in VIEWS]
-
-
-def reformat(
-    array: np.ndarray, affine: np.ndarray, points_mm: np.ndarray, *, order: int = 1, fill: float = 0.0
-) -> np.ndarray:
-    """Sample an `(I, J, K)` array at `(..., 3)` RAS+ mm points, without converting or copying the array.
-
-    Args:
-        array: of any real type.
-        affine: `(4, 4)`, its voxel index to RAS+ mm.
-        points_mm: where to sample.
-        order: 1 = linear, 0 = nearest.
-        fill: value outside the array.
-
-    Returns:
-        `points_mm.shape[:-1]`; float32 for linear, the array's own type for nearest.
-    """
-    points_vox = np.moveaxis(to_voxel(affine, points_mm), -1, 0)
-    result_type = np.float32 if order else array.dtype
-    return ndimage.map_coordinates(array, points_vox, result_type, order=order, cval=fill, prefilter=False)
-
-
 def save_preview(
-    path: Path, scan: Scan, labels: np.ndarray, landmarks: Sequence[Landmark], title: str, warnings: Sequence[str] = ()
+    path: Path, scan: Scan, labels: np.ndarray, marks: Sequence[Mark], title: str, warnings: Sequence[str] = ()
 ) -> None:
     """Write the preview of one scan as PNG; see `preview_figure` for the arguments."""
-    figure = preview_figure(scan, labels, landmarks, title, warnings)
+    figure = preview_figure(scan, labels, marks, title, warnings)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor=figure.get_facecolor())
 
 
 def preview_figure(
-    scan: Scan, labels: np.ndarray, landmarks: Sequence[Landmark], title: str, warnings: Sequence[str] = ()
+    scan: Scan, labels: np.ndarray, marks: Sequence[Mark], title: str, warnings: Sequence[str] = ()
 ) -> Figure:
     """Return the preview as a figure whose two axes are in RAS+ mm (y and z, then x and z).
 
     Args:
         scan: the CT.
         labels: `(I, J, K)` uint8 VerSe labels on the scan's grid, 0 = background; may be empty.
-        landmarks: see `Landmark`; one gives straight planes through it, none through the scan's center.
+        marks: the vertebrae; one gives straight planes through it, none through the scan's center.
         title: one line above the pictures.
         warnings: one line each below the pictures.
     """
-    positions_mm = np.array([landmark[2] for landmark in landmarks], dtype=np.float64).reshape(-1, 3)
+    positions_mm = np.array([mark.position_mm for mark in marks], dtype=np.float64).reshape(-1, 3)
     planes = bent_planes(scan.grid, positions_mm)
     figure, panels = _lay_out(planes, title, warnings)
     for panel, view, plane in zip(panels, VIEWS, planes, strict=True):
         _draw_ct(panel, reformat(scan.array, scan.affine, plane.points_mm, fill=-1024), plane)
         mask = reformat(labels, scan.affine, plane.points_mm, order=0)
         _draw_mask(panel, mask, plane, sigma_mm=max(float(spacing_mm(scan.affine).min()) / 2, 0.4))
-        if len(landmarks):
-            _draw_landmarks(panel, view.axis, landmarks, mask, plane)
+        if marks:
+            _draw_marks(panel, view.axis, marks, mask, plane)
         _draw_frame(panel, view)
     return figure
-
-
-def _heights_mm(positions_mm: np.ndarray, field_mm: np.ndarray) -> np.ndarray:
-    """Return the z of the rows, foot to head: the landmarks and some more, within the field of view."""
-    low, high = field_mm[:, 2]
-    if len(positions_mm):
-        bottom, top = positions_mm[:, 2].min(), positions_mm[:, 2].max()
-        more = max(BEYOND_MM, (MIN_HEIGHT_MM - (top - bottom)) / 2)
-        low, high = max(low, bottom - more), min(high, top + more)
-    return np.arange(low, max(high, low + 10), STEP_MM) + STEP_MM / 2
-
-
-def _plane(curve_mm: np.ndarray, view: View, field_mm: np.ndarray) -> Plane:
-    """Return the plane through a `(H, 3)` curve, spread along the view's axis within the field of view."""
-    across_mm = curve_mm[:, view.axis]
-    low = max(field_mm[0, view.axis], across_mm.min() - view.reach_mm[0])
-    high = min(field_mm[1, view.axis], across_mm.max() + view.reach_mm[1])
-    columns_mm = np.arange(max(high, low + 10), low, -STEP_MM) - STEP_MM / 2
-    points_mm = np.repeat(curve_mm[:, None], len(columns_mm), axis=1)
-    points_mm[:, :, view.axis] = columns_mm
-    return Plane(curve_mm[:, 2], columns_mm, points_mm)
 
 
 def _lay_out(planes: Sequence[Plane], title: str, warnings: Sequence[str]) -> tuple[Figure, list[Axes]]:
@@ -222,23 +139,23 @@ def _draw_mask(panel: Axes, mask: np.ndarray, plane: Plane, sigma_mm: float) -> 
             panel.contour(*grid, levels=[0.5], colors=colors, linewidths=0.8)
 
 
-def _draw_landmarks(panel: Axes, axis: int, landmarks: Sequence[Landmark], mask: np.ndarray, plane: Plane) -> None:
+def _draw_marks(panel: Axes, axis: int, marks: Sequence[Mark], mask: np.ndarray, plane: Plane) -> None:
     """Mark every landmark and write its name to its left, then its doubt, clear of the mask and of the other names."""
-    ordered = sorted(landmarks, key=lambda landmark: landmark[2][2])
-    centers_mm = np.array([landmark[2] for landmark in ordered])
+    ordered = sorted(marks, key=lambda mark: mark.position_mm[2])
+    centers_mm = np.array([mark.position_mm for mark in ordered])
     name_mm = NAME_PT / 72 * np.ptp(panel.get_ylim()) / (panel.bbox.height / DPI)  # height of a line
     apart_mm = 1.2 * name_mm * np.arange(len(ordered))
     names_z = isotonic_regression(centers_mm[:, 2] - apart_mm).x + apart_mm
     style: dict[str, Any] = {"ha": "right", "va": "center", "path_effects": OUTLINE}
-    for (name, label, _, *doubt), center_mm, z in zip(ordered, centers_mm, names_z, strict=True):
-        x, color = center_mm[axis], color_of_label(label)
+    for mark, center_mm, z in zip(ordered, centers_mm, names_z, strict=True):
+        x, color = center_mm[axis], color_of_label(mark.label)
         beside_mm = plane.columns_mm[mask[np.abs(plane.heights_mm - z) < name_mm / 2].any(axis=0)] + 3 - x
         reach = beside_mm[beside_mm < NAME_REACH_MM[1]].max(initial=NAME_REACH_MM[0])
         panel.plot(x, center_mm[2], "o", ms=3.4, mfc=color, mec="white", mew=0.7)
-        at = min(x + reach, panel.get_xlim()[0] - (7.4 if any(doubt) else 2.6) * name_mm)
-        panel.text(at, z, name, color="white", size=NAME_PT, weight="bold", **style)
-        if any(doubt):
-            panel.text(at + 2.6 * name_mm, z, f"{doubt[0]}?", color=AMBER, size=NAME_PT - 1, **style)
+        at = min(x + reach, panel.get_xlim()[0] - (7.4 if mark.doubt else 2.6) * name_mm)
+        panel.text(at, z, mark.name, color="white", size=NAME_PT, weight="bold", **style)
+        if mark.doubt:
+            panel.text(at + 2.6 * name_mm, z, f"{mark.doubt}?", color=AMBER, size=NAME_PT - 1, **style)
 
 
 def _draw_frame(panel: Axes, view: View) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .documents import landmarks_document, read_document
 from .files import write_json
@@ -15,6 +16,9 @@ from .images import write_labels
 from .labelling import Labelling
 from .landmarks import write_csv
 from .run import Result
+
+if TYPE_CHECKING:
+    from .preview import Mark
 
 SUFFIXES = ("_segmentation.nii.gz", "_landmarks.csv", "_preview.png", "_landmarks.json")  # the last one marks the end
 DOUBTFUL = 0.1  # a runner-up at least this probable is shown
@@ -90,14 +94,15 @@ def staged(output_dir: Path, name: str) -> Iterator[tuple[Path, Callable[[Sequen
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def marks(labelling: Labelling) -> list[tuple[str, int, list[float], str]]:
-    """Return what the preview draws of every vertebra: name, label, RAS+ mm and a runner-up that is not unlikely."""
+def marks(labelling: Labelling) -> list[Mark]:
+    """Return what the preview draws of every vertebra; a runner-up that is not unlikely is its doubt."""
+    from .preview import Mark
+
     result = []
     for vertebra in labelling.vertebrae:
         doubt = f"{vertebra.runner_up} {vertebra.runner_up_probability:.0%}"
         doubtful = vertebra.runner_up_probability > DOUBTFUL
-        position_mm = [float(value) for value in vertebra.position_mm]
-        result.append((vertebra.name, vertebra.label, position_mm, doubt if doubtful else ""))
+        result.append(Mark(vertebra.name, vertebra.label, vertebra.position_mm, doubt if doubtful else ""))
     return result
 
 

@@ -7,7 +7,8 @@ from matplotlib import image as mpl_image
 
 from pipeline.images import Scan
 from pipeline.labels import LABELS, NAMES
-from pipeline.preview import color_of_label, preview_figure, reformat, save_preview, spine_curve_mm
+from pipeline.planes import reformat, spine_curve_mm
+from pipeline.preview import Mark, color_of_label, preview_figure, save_preview
 
 # Oblique on purpose: axes i, j, k step 3 mm along +y, 2 mm along -x, 4 mm along +z.
 AFFINE = np.array([[0, -2, 0, 10], [3, 0, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]], dtype=float)
@@ -23,20 +24,20 @@ def oblique_affine() -> np.ndarray:
     return affine
 
 
-def phantom(count: int) -> tuple[Scan, np.ndarray, list[tuple[str, int, list[float]]]]:
+def phantom(count: int) -> tuple[Scan, np.ndarray, list[Mark]]:
     """Balls of radius 11 mm, 30 mm apart, on a line that leans left and forward: L1 on top, 600 HU in 40 HU."""
     affine = oblique_affine()
     shape = (90, 100, 120)
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     world_mm = voxels @ affine[:3, :3].T + affine[:3, 3]
     array, labels = np.full(shape, 40, np.int16), np.zeros(shape, np.uint8)
-    landmarks = []
+    marks = []
     for index in range(count):
         center_mm = [12.0 - 4 * index, -7.0 + 5 * index, 430.0 - 30 * index]
         inside = np.linalg.norm(world_mm - center_mm, axis=-1) < 11
         array[inside], labels[inside] = 600, 20 + index
-        landmarks.append((f"L{index + 1}", 20 + index, center_mm))
-    return Scan("phantom", array, affine, Path("phantom.nii.gz")), labels, landmarks
+        marks.append(Mark(f"L{index + 1}", 20 + index, center_mm))
+    return Scan("phantom", array, affine, Path("phantom.nii.gz")), labels, marks
 
 
 @pytest.mark.parametrize(
@@ -92,14 +93,14 @@ def test_every_level_has_its_own_color():
 PROBES_MM = [(-8, 0, True), (8, 0, True), (0, 8, True), (0, -8, True), (-14, 0, False), (0, 14, False), (0, -14, False)]
 
 
-def probe(figure, landmarks):
+def probe(figure, marks):
     """Yield (VerSe label, RGB 0-1, whether it lies in that ball) of pixels around every ball, in both pictures."""
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255
-    for (panel, axis), (_, label, center_mm) in itertools.product(zip(figure.axes, (1, 0), strict=True), landmarks):
+    for (panel, axis), mark in itertools.product(zip(figure.axes, (1, 0), strict=True), marks):
         for across, up, inside in PROBES_MM:
-            x, y = panel.transData.transform((center_mm[axis] + across, center_mm[2] + up))
-            yield label, pixels[round(len(pixels) - y), round(x)], inside
+            x, y = panel.transData.transform((mark.position_mm[axis] + across, mark.position_mm[2] + up))
+            yield mark.label, pixels[round(len(pixels) - y), round(x)], inside
 
 
 def hue(color) -> np.ndarray:
@@ -109,16 +110,16 @@ def hue(color) -> np.ndarray:
 
 
 def test_mask_is_drawn_in_place_and_in_its_color():
-    scan, labels, landmarks = phantom(3)
-    for label, color, inside in probe(preview_figure(scan, labels, landmarks, "title"), landmarks):
+    scan, labels, marks = phantom(3)
+    for label, color, inside in probe(preview_figure(scan, labels, marks, "title"), marks):
         assert (np.ptp(color) > 0.05) == inside
         assert not inside or hue(color) @ hue(color_of_label(label)) > 0.99
 
 
 def test_bone_is_drawn_in_place():
-    scan, labels, landmarks = phantom(3)
+    scan, labels, marks = phantom(3)
     scan.array[labels > 0] = 100 + 200 * (labels[labels > 0].astype(int) - 19)  # L1 300 HU, L2 500 HU, L3 700 HU
-    for label, color, inside in probe(preview_figure(scan, labels * 0, landmarks, "title"), landmarks):
+    for label, color, inside in probe(preview_figure(scan, labels * 0, marks, "title"), marks):
         hounsfield = 100 + 200 * (label - 19) if inside else 40
         assert color == pytest.approx([(hounsfield + 200) / 1000] * 3, abs=0.03)
 
@@ -134,8 +135,8 @@ def test_anterior_and_right_are_left_in_the_picture():
 
 def test_names_do_not_overlap_when_landmarks_do():
     scan, labels, _ = phantom(3)
-    landmarks = [(f"T{n}", 7 + n, [12.0, -7.0, 400.0 - 0.5 * n]) for n in range(1, 9)]
-    figure = preview_figure(scan, labels, landmarks, "title")
+    marks = [Mark(f"T{n}", 7 + n, [12.0, -7.0, 400.0 - 0.5 * n]) for n in range(1, 9)]
+    figure = preview_figure(scan, labels, marks, "title")
     figure.canvas.draw()
     for panel in figure.axes:
         boxes = sorted((t.get_window_extent() for t in panel.texts if t.get_text()[1:].isdigit()), key=lambda b: b.y0)
@@ -144,9 +145,9 @@ def test_names_do_not_overlap_when_landmarks_do():
 
 
 def test_a_doubt_stands_beside_its_name():
-    scan, labels, landmarks = phantom(3)
-    landmarks[1] = (*landmarks[1], "L3 24%")
-    figure = preview_figure(scan, labels, landmarks, "title")
+    scan, labels, marks = phantom(3)
+    marks[1] = marks[1]._replace(doubt="L3 24%")
+    figure = preview_figure(scan, labels, marks, "title")
     figure.canvas.draw()
     for panel in figure.axes:
         place = {text.get_text(): text.get_window_extent() for text in panel.texts}
@@ -159,9 +160,9 @@ def test_a_doubt_stands_beside_its_name():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_preview_is_written_for_any_number_of_landmarks(tmp_path, count):
-    scan, labels, landmarks = phantom(count)
+    scan, labels, marks = phantom(count)
     path = tmp_path / "phantom_preview.png"
-    save_preview(path, scan, labels, landmarks, "sub-$1_$2 · long " * 12, ["no anchor in view: labels may be off"])
+    save_preview(path, scan, labels, marks, "sub-$1_$2 · long " * 12, ["no anchor in view: labels may be off"])
     height, width = mpl_image.imread(path).shape[:2]
     assert path.read_bytes().startswith(b"\x89PNG")
     assert 600 < width < 2000
@@ -172,8 +173,8 @@ def test_preview_is_written_for_any_number_of_landmarks(tmp_path, count):
 def test_long_and_bent_spine_stays_on_one_page(tmp_path):
     affine = np.diag([5.0, 5.0, 5.0, 1.0])
     scan = Scan("long", np.zeros((80, 60, 170), np.float32), affine, Path("long.nii"))
-    landmarks = [(NAMES[row], LABELS[row], [200 + 60 * np.sin(row / 5), 150.0, 800 - 28.0 * row]) for row in range(24)]
-    save_preview(tmp_path / "long.png", scan, np.zeros(scan.array.shape, np.uint8), landmarks, "long")
+    marks = [Mark(NAMES[row], LABELS[row], [200 + 60 * np.sin(row / 5), 150.0, 800 - 28.0 * row]) for row in range(24)]
+    save_preview(tmp_path / "long.png", scan, np.zeros(scan.array.shape, np.uint8), marks, "long")
     height, width = mpl_image.imread(tmp_path / "long.png").shape[:2]
     assert height < 1700
     assert width < 1700

@@ -18,7 +18,8 @@ from scipy import ndimage
 from scipy.optimize import isotonic_regression
 
 from ..measurements.bodies import body_axes
-from ..preview import STEP_MM, VIEWS, WINDOW_HU, Plane, bent_planes, color_of_label, reformat
+from ..planes import STEP_MM, VIEWS, Plane, bent_planes, reformat
+from ..preview import WINDOW_HU, color_of_label
 from ..spaces import Grid, spacing_mm
 from .findings import Named
 
