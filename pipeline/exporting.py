@@ -87,7 +87,7 @@ def write_onnx(network: ExportableNetwork, path: Path, _: Path) -> Function:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch asks for it late and less clearly
     except ImportError as error:
-        raise ValueError(f"{path.suffix}: needs {error.name}; pip install 'vertebrae-bundles[export]'") from None
+        raise ValueError(f"{path.suffix}: needs {error.name}: pip install '.[export]' in the repository") from None
     torch.onnx.export(
         network,
         example(network),

@@ -16,7 +16,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ValueError("--ray needs the package ray: pip install 'vertebrae-bundles[ray]'") from error
+        raise ValueError("--ray needs the package ray: pip install '.[ray]' in the repository") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
     only_local = {"include_dashboard": False} if address == "local" else {}
     try:

@@ -114,4 +114,4 @@ def test_bad_options_are_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     code, _, err = run(source, "-o", tmp_path / "out", "--ray", "local")
     assert code == 2
-    assert "--ray needs the package ray: pip install 'vertebrae-bundles[ray]'" in err
+    assert "--ray needs the package ray: pip install '.[ray]' in the repository" in err

@@ -55,5 +55,5 @@ def _writer(name: str) -> Writer:
         return import_module(f".{_MODULES[name]}", __name__).write
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"format {name!r} needs the package {error.name}: pip install 'vertebrae-bundles[dicom]'"
+            f"format {name!r} needs the package {error.name}: pip install '.[dicom]' in the repository"
         ) from error
