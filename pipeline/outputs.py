@@ -44,6 +44,25 @@ def spine_box_mm(heatmap: np.ndarray, affine: np.ndarray, *, min_peak: float = 0
     return bounds_mm(Grid(tuple(s.stop - s.start for s in box), own))
 
 
+def read_spine_box(path: Path) -> np.ndarray:
+    """Read `NAME_spine_box.json` into `(2, 3)` RAS+ mm, low and high corner.
+
+    Raises:
+        ValueError: the file is none, holds no spine, or states another space or unit.
+    """
+    try:
+        document = json.loads(path.read_text())
+        stated = document["found"], document["space"], document["units"]
+        if stated != (True, "RAS", "mm"):
+            raise ValueError("found {}, space {}, units {}; expected true, RAS, mm".format(*stated))
+        box = np.array([document["low_mm"], document["high_mm"]], dtype=np.float64)
+        if box.shape != (2, 3) or not (box[0] < box[1]).all():
+            raise ValueError(f"low_mm and high_mm {box.tolist()} are no corners of a box")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not the box of a spine: {error}") from None
+    return box
+
+
 class ReadSpineBoxd(MapTransform):
     """Read spine box files (a path, or an array already in memory) into `(2, 3)` RAS+ mm; a missing key stays so."""
 
@@ -52,10 +71,7 @@ class ReadSpineBoxd(MapTransform):
         sample = dict(data)
         for key in self.keys:
             if isinstance(sample.get(key), (str, Path)):
-                document = json.loads(Path(sample[key]).read_text())
-                if not document.get("found") or document.get("space") != "RAS":
-                    raise ValueError(f"{sample[key]}: not the box of a spine in RAS mm")
-                sample[key] = np.array([document["low_mm"], document["high_mm"]])
+                sample[key] = read_spine_box(Path(sample[key]))
         return sample
 
 
