@@ -18,9 +18,8 @@ from . import nifti
 from .labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
 from .landmarks import absent, body_center_mm, present_rows, read_landmarks
 from .spaces import Grid, bounds_mm, grid_over, resample, spacing_mm, to_voxel, to_world
-from .verse import read_centroids
+from .verse import SACRUM_AND_COCCYX, read_centroids
 
-SACRUM_AND_COCCYX = (26, 27)
 NEAR_MM = 5.0  # an expert's body center lies inside the body, or barely outside a fractured one
 NEAR_C1_MM = 20.0  # C1 is a ring: its center is the canal's
 MIN_SHARE = 0.95  # of the landmarks must lie where they belong

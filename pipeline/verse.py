@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -25,6 +26,10 @@ from .spaces import Grid, spacing_mm, to_world
 # X, Y, Z from the corner of a 1 mm grid ('19, '20), or plain voxels. Which one it is, is tried on the mask.
 UNSTATED = (("IPL", True), ("PIR", True), ("", False))
 
+SACRUM_AND_COCCYX = (26, 27)
+OTHER_PARTS = 256  # labels from here on are TPTBox's: other points of a vertebra than its center
+
+_OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
 _TEST = re.compile(r"(^|verse\d\d|\d_)test$", re.IGNORECASE)
 _FLAT = re.compile(r"(verse\d+|gl\d+)(.*)", re.IGNORECASE)
 _CENTROIDS = re.compile(r"iso-ctd|ctd-iso|ctd")
@@ -147,39 +152,67 @@ def read_centroids(path: Path, grid: Grid) -> list[tuple[str, np.ndarray]]:
         ValueError: not such a file, a label twice, or a label that is no vertebra.
     """
     try:
-        rows = json.loads(Path(path).read_text())
-        direction = next(("".join(row["direction"]) for row in rows if "direction" in row), None)
-        points = _points([row for row in rows if "label" in row])
-    except (KeyError, TypeError, ValueError) as error:
+        direction, points = parse_centroids(json.loads(Path(path).read_text()))
+    except ValueError as error:
         raise ValueError(f"{path}: not a VerSe centroid file: {error}") from None
+    if direction:
+        return [(f"voxels along {direction}", placed_mm(points, direction, grid, in_mm=False))]
     stored = "".join(nibabel.aff2axcodes(grid.affine))
-    if direction is not None:
-        return [(f"voxels along {direction}", _to_mm(points, direction, grid, in_mm=False))]
     readings = [(axes or stored, in_mm) for axes, in_mm in UNSTATED]
-    return [(f"{'mm' if mm else 'voxels'} along {axes}", _to_mm(points, axes, grid, in_mm=mm)) for axes, mm in readings]
+    return [
+        (f"{'mm' if mm else 'voxels'} along {axes}", placed_mm(points, axes, grid, in_mm=mm)) for axes, mm in readings
+    ]
 
 
-def _points(rows: list[dict]) -> np.ndarray:
-    """Return `(26, 3)` of the file's numbers."""
-    points = absent()
-    for entry in rows:
-        row, position = row_of_label(int(entry["label"])), [float(entry[axis]) for axis in "XYZ"]
+def parse_centroids(document: Any) -> tuple[str, np.ndarray]:
+    """Return the axis codes that VerSe's list of points states, "" for none, and its numbers `(26, 3)`.
+
+    Left out (NaN) are sacrum and coccyx, points that are not finite, and TPTBox's points of other parts of a vertebra.
+
+    Raises:
+        ValueError: not such a list, no axis order, a label twice, or a label that is no vertebra.
+    """
+    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+        raise ValueError("not VerSe's list of points")
+    direction, points = "", absent()
+    for entry in document:
+        if "direction" in entry:
+            direction = _axis_codes(entry["direction"])
+            continue
+        try:
+            label, position = int(entry["label"]), [float(entry[axis]) for axis in "XYZ"]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"entry {str(entry)[:60]} has no label, X, Y, Z") from None
+        if label in SACRUM_AND_COCCYX or label >= OTHER_PARTS or not np.isfinite(position).all():
+            continue
+        row = row_of_label(label)
         if np.isfinite(points[row]).any():
-            raise ValueError(f"label {entry['label']} appears twice")
+            raise ValueError(f"label {label} appears twice")
         points[row] = position
-    return points
+    return direction, points
 
 
-def _to_mm(points: np.ndarray, axcodes: str, grid: Grid, *, in_mm: bool) -> np.ndarray:
-    """Return RAS+ mm of coordinates along `axcodes`, in voxels of the grid or in mm from its first voxel."""
-    stored = nibabel.aff2axcodes(grid.affine)
-    spacing = spacing_mm(grid.affine)
+def _axis_codes(stated: Any) -> str:
+    """Return an axis order such as `["P", "I", "R"]` as `"PIR"`; `ValueError` for anything else."""
+    codes = "".join(map(str, stated)).upper() if isinstance(stated, (list, str)) else ""
+    if sorted(min(code, _OPPOSITE.get(code, code)) for code in codes) != ["A", "I", "L"]:
+        raise ValueError(f"direction {stated} is no axis order such as ['P', 'I', 'R']")
+    return codes
+
+
+def placed_mm(points: np.ndarray, axcodes: str, grid: Grid, *, in_mm: bool) -> np.ndarray:
+    """Return `(26, 3)` RAS+ mm of points counted along `axcodes` from the image's corner.
+
+    Args:
+        points: `(26, 3)`, NaN row = absent.
+        axcodes: such as "PIR": the directions in which the three numbers grow.
+        grid: of the image, in stored order.
+        in_mm: the numbers are mm from the first voxel's center, not voxels.
+    """
+    stored, spacing = nibabel.aff2axcodes(grid.affine), spacing_mm(grid.affine)
     index = np.full(points.shape, np.nan)
     for axis, code in enumerate(axcodes):
-        target = next(i for i, letter in enumerate(stored) if letter in _OPPOSITE[code])
+        target = stored.index(code if code in stored else _OPPOSITE[code])
         steps = points[:, axis] / spacing[target] if in_mm else points[:, axis]
-        index[:, target] = steps if stored[target] == code else grid.shape[target] - 1 - steps
+        index[:, target] = steps if code in stored else grid.shape[target] - 1 - steps
     return to_world(grid.affine, index)
-
-
-_OPPOSITE = {code: pair for pair in ("RL", "AP", "SI") for code in pair}

@@ -184,7 +184,7 @@ class TestCenters:
             ([{"direction": ["P", "P", "R"]}], "is no axis order"),
             ([{"label": 99, "X": 1, "Y": 1, "Z": 1}], "label 99 is not a vertebra"),
             ([{"label": 20, "X": 1}], "has no label, X, Y, Z"),
-            (3, "neither a landmark file of this project nor"),
+            (3, "not VerSe's list of points"),
         ],
     )
     def test_broken_files(self, tmp_path, spine, document, message):

@@ -285,9 +285,11 @@ def test_neither_mask_nor_landmarks(one):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"label": 26, "X": 1, "Y": 2, "Z": 3}], "label 26 is not a vertebra"),
+        ([{"label": 29, "X": 1, "Y": 2, "Z": 3}], "label 29 is not a vertebra"),
         ([{"label": 8, "X": 1, "Y": 2, "Z": 3}] * 2, "label 8 appears twice"),
-        ([{"label": 8, "X": 1, "Y": 2}], "not a VerSe centroid file: 'Z'"),
+        ([{"label": 8, "X": 1, "Y": 2}], "not a VerSe centroid file: entry .* has no label, X, Y, Z"),
+        ([{"direction": ["P", "P", "R"]}], "is no axis order"),
+        ([{"label": 26, "X": 1, "Y": 2, "Z": 3}], "a.json: no landmark"),
         ({"a": 1}, "no 'vertebrae' list"),
     ],
 )
@@ -297,6 +299,19 @@ def test_centroid_files_that_are_none(tmp_path, rows, message):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     with pytest.raises(ValueError, match=message):
         read_annotation(image, None, tmp_path / "a.json", {})
+
+
+def test_centroids_of_the_sacrum_are_left_out_like_its_mask(tmp_path):
+    """They had the whole scan refused."""
+    array, affine, labels, landmarks_mm = scan(LUMBAR, "RPS")
+    labels[labels == LABELS[row_of_name("L5")]] = 26
+    landmarks_mm[row_of_name("L5")] = np.nan
+    image, mask = save(tmp_path / "a.nii.gz", array, affine), save(tmp_path / "m.nii.gz", labels, affine)
+    centroid_file(tmp_path / "a.json", "PIR", landmarks_mm, affine, array.shape)
+    rows = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps([*rows, {"label": 26, "X": 1, "Y": 2, "Z": 3}]))
+    found = read_annotation(image, mask, tmp_path / "a.json", {})
+    np.testing.assert_allclose(found.landmarks_mm, landmarks_mm, atol=0.05)
 
 
 def test_centroids_that_fit_no_format(tmp_path):

@@ -13,21 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 
 from ..images import InputError
 from ..labels import LABELS, row_of_label
 from ..landmarks import absent, present_rows, read_landmarks
-from ..spaces import Grid, spacing_mm, to_voxel, to_world
+from ..spaces import Grid, to_voxel
+from ..verse import parse_centroids, placed_mm
 from .overlap import Piece, landmark_mm, mask_center_mm
 
 FLAT_FRAMES = ("IPL", "PIR")  # VerSe'19 and VerSe'20, 1 mm
 IN_MASK_MM = 3.0
 MASK_CENTER_MM = 4.0
-MANY_POINTS = 256  # labels from here on are TPTBox's: other points of a vertebra than its center
-
-_OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
 
 
 class Masks(NamedTuple):
@@ -114,10 +111,10 @@ def _load(path: Path) -> Any:
 
 def _read_verse(path: Path, grid: Grid, masks: Masks) -> tuple[np.ndarray, str]:
     """Return `(26, 3)` RAS+ mm and which frame the file counts in."""
-    direction, points = _parse_verse(_load(path))
+    direction, points = parse_centroids(_load(path))
     frames = [(direction, False), (direction, True)] if direction else []
     frames += [(codes, True) for codes in FLAT_FRAMES]
-    placed = [(_place(points, codes, grid, millimeters), codes, millimeters) for codes, millimeters in frames]
+    placed = [(placed_mm(points, codes, grid, in_mm=millimeters), codes, millimeters) for codes, millimeters in frames]
     checks = [_share_in_mask(positions_mm, masks) for positions_mm, _, _ in placed]
     if checks[0] is None:
         if not direction:
@@ -126,46 +123,12 @@ def _read_verse(path: Path, grid: Grid, masks: Masks) -> tuple[np.ndarray, str]:
     else:
         best = int(np.argmax([check or 0.0 for check in checks]))
         share = checks[best] or 0.0
-    if share < 0.95 and round((1 - share) * len(points)) > 1:
+    count = len(present_rows(points))
+    if share < 0.95 and round((1 - share) * count) > 1:
         where = "image" if checks[0] is None else "mask of the same label"
-        raise ValueError(f"only {share:.0%} of its {len(points)} points lie in the {where}; is it of another scan?")
+        raise ValueError(f"only {share:.0%} of its {count} points lie in the {where}; is it of another scan?")
     positions_mm, codes, millimeters = placed[best]
     return positions_mm, f"VerSe file, {'1 mm steps' if millimeters else 'voxels'} along {codes}"
-
-
-def _parse_verse(document: Any) -> tuple[str, dict[int, list[float]]]:
-    """Return the axis codes ("" = not stated) and the points by label; sacrum, coccyx and NaN are left out."""
-    if not isinstance(document, list) or not all(isinstance(item, dict) for item in document):
-        raise ValueError("neither a landmark file of this project nor VerSe's list of points")
-    direction, points = "", dict[int, list[float]]()
-    for item in document:
-        if "direction" in item:
-            direction = "".join(item["direction"]).upper()
-            if sorted(min(code, _OPPOSITE.get(code, code)) for code in direction) != ["A", "I", "L"]:
-                raise ValueError(f"direction {item['direction']} is no axis order such as ['P', 'I', 'R']")
-        elif {"label", "X", "Y", "Z"} <= item.keys():
-            label, position = int(item["label"]), [float(item[axis]) for axis in "XYZ"]
-            if label not in (26, 27) and label < MANY_POINTS and np.isfinite(position).all():
-                row_of_label(label)
-                points[label] = position
-        else:
-            raise ValueError(f"entry {str(item)[:60]} has no label, X, Y, Z")
-    return direction, points
-
-
-def _place(points: Mapping[int, list[float]], codes: str, grid: Grid, millimeters: bool) -> np.ndarray:
-    """Return `(26, 3)` RAS+ mm of points counted along `codes` from the image's corner, in voxels or in mm."""
-    own = nib.aff2axcodes(grid.affine)
-    spacing = spacing_mm(grid.affine)
-    positions_mm = absent()
-    for label, point in points.items():
-        voxel = np.empty(3)
-        for code, value in zip(codes, point, strict=True):
-            axis = own.index(code) if code in own else own.index(_OPPOSITE[code])
-            steps = value / spacing[axis] if millimeters else value
-            voxel[axis] = steps if code in own else grid.shape[axis] - 1 - steps
-        positions_mm[row_of_label(label)] = to_world(grid.affine, voxel)
-    return positions_mm
 
 
 def _share_in_mask(positions_mm: np.ndarray, masks: Masks) -> float | None:
