@@ -17,11 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.cached import MATCH_MM, Case, load_cases
-from benchmarks.labelling import identified
 from pipeline import chain, sequences
 from pipeline.labelling import Weights, solve
 from pipeline.labels import ROWS_BY_LEVEL
 from pipeline.landmarks import present_rows
+from pipeline.metrics import identified
 
 TEMPERATURES = (0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0)
 LEAST = 1e-6  # probabilities below count as this
@@ -32,10 +32,8 @@ def outcomes(cases: list[Case], weights: Weights) -> np.ndarray:
     pairs = []
     for case in cases:
         labelling = solve(case.candidates, weights, alternatives=0)
-        real = present_rows(case.truth_mm)
-        for vertebra in labelling.vertebrae:
-            right = vertebra.row in real and identified(labelling.landmarks_mm, case.truth_mm, [vertebra.row])[0]
-            pairs.append((vertebra.probability, float(right)))
+        right = identified(labelling.landmarks_mm, case.truth_mm)
+        pairs += [(vertebra.probability, float(right[vertebra.row])) for vertebra in labelling.vertebrae]
     return np.array(pairs).reshape(-1, 2)
 
 

@@ -28,6 +28,7 @@ from pipeline.candidates import Candidates
 from pipeline.labelling import Weights, solve
 from pipeline.labels import L1_ROW, T12_ROW
 from pipeline.landmarks import absent, present_rows
+from pipeline.metrics import identified
 
 CLEAR = Damage(jitter_mm=3.0, blur=0.5, wobble=0.3)
 
@@ -41,17 +42,6 @@ def channel_maximum(candidates: Candidates, threshold: float = 0.25) -> np.ndarr
     return landmarks_mm
 
 
-def identified(found_mm: np.ndarray, true_mm: np.ndarray, rows: list[int]) -> np.ndarray:
-    """Return for each row whether the landmark of its name is within 20 mm and nearest to it of all true bodies."""
-    true_rows = present_rows(true_mm)
-    result = []
-    for row in rows:
-        distance_mm = np.linalg.norm(true_mm[true_rows] - found_mm[row], axis=1)
-        own = distance_mm[true_rows.index(row)]
-        result.append(bool(np.isfinite(own) and own <= 20 and own <= distance_mm.min()))
-    return np.array(result)
-
-
 @dataclass(frozen=True)
 class Tally:
     """Counts of one method on one kind of damage."""
@@ -61,7 +51,7 @@ class Tally:
 
     def add(self, found_mm: np.ndarray, true_mm: np.ndarray, rows: list[int]) -> None:
         """Count one scan: `perfect` = every body that has a candidate is identified and nothing else is named."""
-        right = identified(found_mm, true_mm, rows)
+        right = identified(found_mm, true_mm)[rows]
         self.hits.extend(right)
         self.perfect.append(bool(right.all() and set(present_rows(found_mm)) == set(rows)))
 
