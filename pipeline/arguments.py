@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from . import __version__
-
-STAGES = ("spine_loc", "vert_loc", "vert_seg")
+from .run import STAGES
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import STAGES, make_parser
+from .arguments import make_parser
+from .run import STAGES, NoSpineFound
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,8 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[options.command](options)
     except (ValueError, OSError) as error:
-        from .run import NoSpineFound
-
         print(f"vertebrae: {_sentence(error)}", file=sys.stderr)
         return 3 if isinstance(error, NoSpineFound) else 2
     except KeyboardInterrupt:
@@ -69,8 +68,9 @@ def _segment(options: argparse.Namespace) -> int:
         options.input, options.output, device=options.device, checkpoints=checkpoints, settings=settings
     )
     if options.report:
-        pages = argparse.Namespace(results=options.output, scans=options.input)
-        code = max(code, _report(pages))
+        from .report import write_reports
+
+        code = max(code, write_reports(options.output, options.input))
     return code
 
 

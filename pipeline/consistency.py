@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from .chain import DOWN, L1, SPACING_MM, T12
+from .chain import DOWN, L1, SPACING_MM, T12, Weights
 from .findings import Finding
-from .labels import LABELS, NAMES, ROWS_BY_LEVEL
+from .labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
 from .landmarks import present_rows
 from .spaces import spacing_mm, to_voxel, to_world
 
@@ -22,8 +22,6 @@ VOLUME_ML = dict(zip(
      64.5, 63.1, 66.9, 67.9, 67.8, 67.8, 45.6], strict=True))  # fmt: skip
 SIZE_FACTOR = 1.7  # larger or smaller than this times the expected volume is an outlier
 SPACING_UNITS = 4.0  # standard deviations of the logarithm of a distance, at the patient's scale
-SCALE_SD = 0.08  # spread of the logarithm of the patient's scale
-POSITION_SD_MM = 2.5  # error of a landmark along the spine
 OUTSIDE_MM = 2.0  # a landmark this far from its mask is outside it, on coarse grids one voxel
 
 
@@ -70,7 +68,7 @@ def _measure(labels: np.ndarray, affine: np.ndarray) -> dict[int, _Piece]:
         cut = bool((start == 0).any() or any(s.stop == n for s, n in zip(box, labels.shape, strict=True)))
         inside_vox = np.array(ndimage.center_of_mass(own)) + start
         count, volume_ml = int(ndimage.label(own)[1]), voxel_ml * float(own.sum())
-        result[LABELS.index(label)] = _Piece(to_world(affine, inside_vox), volume_ml, count, cut)
+        result[row_of_label(label)] = _Piece(to_world(affine, inside_vox), volume_ml, count, cut)
     return result
 
 
@@ -99,7 +97,7 @@ def _outside(
         if row not in masks or (np.linalg.norm(own_mm - landmarks_mm[row], axis=1) <= reach_mm).any():
             continue
         inside = near[tuple(np.clip(middle - low, 0, np.array(near.shape) - 1))] if near.size else 0
-        where = f"in the mask of {NAMES[LABELS.index(inside)]}" if inside in LABELS else "outside its mask"
+        where = f"in the mask of {NAMES[row_of_label(inside)]}" if inside in LABELS else "outside its mask"
         result.append(_about("outside_mask", row, f"has its landmark {where}"))
     return result
 
@@ -140,8 +138,8 @@ def _spacings(rows: list[int], landmarks_mm: np.ndarray) -> list[Finding]:
             mean_mm, sd_mm = SPACING_MM[level if level <= T12 else level - 1]
             pairs.append((above, below))
             ratios.append(np.log(np.linalg.norm(landmarks_mm[below] - landmarks_mm[above]) / mean_mm))
-            spreads.append(np.hypot(sd_mm, np.sqrt(2) * POSITION_SD_MM) / mean_mm)
-    scale = np.clip(np.median(ratios), -2 * SCALE_SD, 2 * SCALE_SD) if pairs else 0.0
+            spreads.append(np.hypot(sd_mm, np.sqrt(2) * Weights.position_sd_mm) / mean_mm)
+    scale = np.clip(np.median(ratios), -2 * Weights.scale_sd, 2 * Weights.scale_sd) if pairs else 0.0
     result = []
     for (above, below), ratio, spread in zip(pairs, ratios, spreads, strict=True):
         if abs(ratio - scale) > SPACING_UNITS * spread:

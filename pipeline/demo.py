@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .images import Scan
-from .labels import LABELS, NAMES
+from .labels import LABELS, NAMES, row_of_name
 from .landmarks import present_rows
 from .metrics import dice, identified, localization_errors_mm
 from .phantom import Phantom, make_phantom, write_phantom
@@ -39,13 +39,14 @@ def run_demo(folder: Path, seed: int) -> None:
 def demo_phantom(seed: int) -> Phantom:
     """Return a scan from about T7 to the sacrum on an oblique, anisotropic LPS-like grid."""
     spine = draw_spine(np.random.default_rng([SEED, seed]), "none")
-    center = (spine.at(13) + spine.sacrum_mm) / 2 + [0, 10, 0]
+    top_mm = spine.at(row_of_name("T7"))
+    center_mm = (top_mm + spine.sacrum_mm) / 2 + [0, 10, 0]
     turn = math.radians(11)
     rotation = np.array([[math.cos(turn), 0, math.sin(turn)], [0, 1, 0], [-math.sin(turn), 0, math.cos(turn)]])
     affine = np.eye(4)
     affine[:3, :3] = rotation * [-0.9, -0.9, 2.0]
-    shape = (200, 200, int((spine.at(13)[2] - spine.sacrum_mm[2] + 60) / 2))
-    affine[:3, 3] = center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    shape = (200, 200, int((top_mm[2] - spine.sacrum_mm[2] + 60) / 2))
+    affine[:3, 3] = center_mm - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return make_phantom((SEED, seed), variant="none", grid=Grid(shape, affine))
 
 

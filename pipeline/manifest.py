@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import atomic_path
-from .run import Result
+from .run import STAGES, Result
 from .spaces import spacing_mm
 
 JOURNAL, TABLE = "manifest.jsonl", "manifest.csv"
@@ -113,7 +113,6 @@ def result_facts(result: Result) -> Record:
 
 def bundle_facts(checkpoints: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     """Return version and SHA-256 of the weights of every bundle, without loading a network."""
-    from .run import STAGES
     from .stage import bundles_root
 
     facts = {}

@@ -16,7 +16,7 @@ from .images import read_scan
 from .labelling import Labelling, solve
 from .labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_name
 from .landmarks import write_csv
-from .results import SUFFIXES, staged, write_result
+from .results import LANDMARKS, SEGMENTATION, TABLE, staged, write_result
 from .run import Result
 from .spaces import Grid
 
@@ -50,8 +50,8 @@ def relabel(
         ValueError: a file or an argument cannot be used, or no ordered labelling agrees with the names given.
     """
     path = Path(path)
-    if not path.name.endswith(SUFFIXES[-1]):
-        raise ValueError(f"{path}: expected a file named NAME{SUFFIXES[-1]}")
+    if not path.name.endswith(LANDMARKS):
+        raise ValueError(f"{path}: expected a file named NAME{LANDMARKS}")
     document = read_document(path)
     try:
         candidates, now = read_candidates(document), read_names(document)
@@ -150,12 +150,12 @@ def _rewrite(
     path: Path, document: dict[str, Any], labelling: Labelling, before: dict[int, str], scan: Path | None
 ) -> None:
     """Write all outputs again: the mask's labels follow their candidates."""
-    name, folder = path.name[: -len(SUFFIXES[-1])], path.parent
-    mask_path, grid = folder / f"{name}{SUFFIXES[0]}", read_grid(document)
+    name, folder = path.name.removesuffix(LANDMARKS), path.parent
+    mask_path, grid = folder / f"{name}{SEGMENTATION}", read_grid(document)
     versions, seconds = document.get("bundles") or {}, document.get("seconds") or {}
     if not mask_path.is_file():
         with staged(folder, name) as (staging, publish):
-            files = [staging / f"{name}{suffix}" for suffix in (SUFFIXES[1], SUFFIXES[-1])]
+            files = [staging / f"{name}{suffix}" for suffix in (TABLE, LANDMARKS)]
             write_csv(files[0], labelling.landmarks_mm)
             content = landmarks_document(name, grid, labelling, versions=versions, seconds=seconds)
             write_json(files[1], content | {"scan_file": document.get("scan_file")})
@@ -177,7 +177,7 @@ def renamed(labels: np.ndarray, before: dict[int, str], labelling: Labelling) ->
     after = {vertebra.candidate: vertebra.label for vertebra in labelling.vertebrae}
     table = np.arange(256, dtype=np.uint8)
     for candidate, name in before.items():
-        table[LABELS[NAMES.index(name)]] = after.get(candidate, 0)
+        table[LABELS[row_of_name(name)]] = after.get(candidate, 0)
     return table[labels]
 
 

@@ -20,7 +20,9 @@ from .run import Result
 if TYPE_CHECKING:
     from .preview import Mark
 
-SUFFIXES = ("_segmentation.nii.gz", "_landmarks.csv", "_preview.png", "_landmarks.json")  # the last one marks the end
+SEGMENTATION, TABLE, PREVIEW = "_segmentation.nii.gz", "_landmarks.csv", "_preview.png"
+LANDMARKS = "_landmarks.json"
+SUFFIXES = (SEGMENTATION, TABLE, PREVIEW, LANDMARKS)  # in the order of writing: the last one marks the end
 DOUBTFUL = 0.1  # a runner-up at least this probable is shown
 
 
@@ -31,7 +33,7 @@ def is_done(output_dir: Path, name: str) -> bool:
 
 def warning_codes(output_dir: Path, name: str) -> list[str]:
     """Return the codes of the warnings in a scan's landmark document; `ValueError` if it is none."""
-    return [warning["code"] for warning in read_document(output_dir / f"{name}{SUFFIXES[-1]}")["warnings"]]
+    return [warning["code"] for warning in read_document(output_dir / f"{name}{LANDMARKS}")["warnings"]]
 
 
 def write_result(

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from ..images import InputError
-from ..labels import LABELS, NAMES, NUM_CHANNELS, ROWS_BY_LEVEL, T12_ROW, row_of_name
+from ..labels import LABELS, NAMES, NUM_CHANNELS, ROWS_BY_LEVEL, T12_ROW, row_of_label, row_of_name
 from ..landmarks import absent, present_rows
 from ..metrics import (
     HIT_MM,
@@ -204,7 +204,7 @@ def _set_overlap(vertebra: Vertebra, predicted: Piece | None, truth: Piece) -> N
 
 def _set_panoptic(scan: Scan, truth: Masks, predicted: Masks) -> None:
     """Fill in the panoptic quality; vertebrae that VerSe leaves unlabeled do not count against it."""
-    scored = [piece for label, piece in predicted.pieces.items() if NAMES[LABELS.index(label)] not in scan.cut]
+    scored = [piece for label, piece in predicted.pieces.items() if NAMES[row_of_label(label)] not in scan.cut]
     quality = panoptic_quality(iou_matrix(scored, list(truth.pieces.values())))
     if truth.pieces or scored:
         scan.pq, scan.sq, scan.rq = quality

@@ -12,12 +12,12 @@ from ..annotations import read_mask
 from ..files import atomic_path, write_json
 from ..images import InputError, Scan, read_scan
 from ..measurements import measure
+from ..results import LANDMARKS, SEGMENTATION
 from ..sources import find_sources
 from .findings import read_findings
 from .index import Entry, index_page
 from .page import scan_page
 
-LANDMARKS, SEGMENTATION = "_landmarks.json", "_segmentation.nii.gz"
 SAME_GRID_MM = 1e-2
 
 
