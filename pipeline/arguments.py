@@ -73,7 +73,7 @@ def _selftest(command: argparse.ArgumentParser) -> None:
 
 
 def _phantom(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--out", type=Path, required=True, help="data folder to write")
+    command.add_argument("-o", "--out", type=Path, required=True, help="data folder to write")
     command.add_argument("--count", type=int, default=1, help="how many scans (default: 1)")
     command.add_argument("--seed", type=int, default=0, help="scan i is made from (seed, i)")
     command.add_argument("--preset", default="mixed", help="mixed, localization or segmentation (default: mixed)")
@@ -116,7 +116,7 @@ def _train(command: argparse.ArgumentParser) -> None:
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for scan and results")
+    command.add_argument("-o", "--output", type=Path, default=Path("out/demo"), help="results (default: out/demo)")
     command.add_argument("--seed", type=int, default=2026, help="another number, another scan")
 
 
