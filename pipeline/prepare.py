@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import csv
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from .files import write_json
 from .images import find_scans, scan_name
 from .labels import LABELS, NAMES, row_of_label, row_of_name
 from .landmarks import present_rows
+from .parallel import in_processes
 from .verse import Case, find_cases, patients
 
 
@@ -61,7 +60,7 @@ def survey(
     result = Survey([], notes=notes)
     owners = patients([case.aliases for case in cases])
     jobs = [(case, corrections.get(case.name, {})) for case in cases]
-    for case, patient, outcome in zip(cases, owners, _map(_examine, jobs, workers), strict=True):
+    for case, patient, outcome in zip(cases, owners, in_processes(_examine, jobs, workers), strict=True):
         if isinstance(outcome, str):
             result.refused[case.name] = outcome
         else:
@@ -149,14 +148,6 @@ def read_errata(path: Path, names: set[str]) -> dict[str, dict[int, int]]:
 def _label(text: str) -> int:
     text = text.strip()
     return 0 if not text else LABELS[row_of_label(int(text)) if text.isdigit() else row_of_name(text)]
-
-
-def _map(function: Any, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
-    if workers <= 1:
-        yield from map(function, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, jobs)
 
 
 def _examine(job: tuple[Case, dict[int, int]]) -> Annotation | str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..images import InputError
+from ..parallel import in_processes
 from .bars import parse_bar
 from .entities import match
 from .folders import Case, find_cases
@@ -73,7 +72,8 @@ def evaluate(prediction: Path, truth: Path, *, count_missing: bool = False, work
     result.without_truth = [name for name in predictions if name not in matched.values()]
     chosen = [name for name in truths if name in matched or count_missing]
     jobs = [(truths[name], predictions[matched[name]] if name in matched else None) for name in chosen]
-    bar = tqdm(_score_all(jobs, workers), desc=Path(prediction).name, total=len(jobs), unit="scan", disable=None)
+    outcomes = in_processes(_score_one, jobs, workers)
+    bar = tqdm(outcomes, desc=Path(prediction).name, total=len(jobs), unit="scan", disable=None)
     for name, scored in zip(chosen, bar, strict=True):
         if isinstance(scored, Scan):
             result.scans.append(scored)
@@ -82,14 +82,6 @@ def evaluate(prediction: Path, truth: Path, *, count_missing: bool = False, work
     if not result.scans:
         raise InputError(next(iter(result.failures.values())))
     return result
-
-
-def _score_all(jobs: Sequence[tuple[Case, Case | None]], workers: int) -> Iterator[Scan | str]:
-    if workers <= 1:
-        yield from map(_score_one, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_score_one, jobs)
 
 
 def _score_one(job: tuple[Case, Case | None]) -> Scan | str:
