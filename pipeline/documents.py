@@ -35,6 +35,7 @@ def landmarks_document(
     seconds: Mapping[str, float] | None = None,
     warnings: Sequence[Finding] | None = None,
     scan_file: str | None = None,
+    formats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the document of one scan.
 
@@ -46,12 +47,14 @@ def landmarks_document(
         seconds: wall time per stage.
         warnings: about scan, labelling and mask; None = the labelling's own.
         scan_file: where the scan lies, seen from the document's folder.
+        formats: exchange formats that are written beside the document.
     """
     return {
         "format": FORMAT,
         "software": f"vertebrae {__version__}",
         "scan": name,
         "scan_file": scan_file,
+        "formats": list(formats),
         "space": "RAS",
         "units": "mm",
         "geometry": {

@@ -12,6 +12,7 @@ import numpy as np
 from .annotations import read_mask
 from .documents import landmarks_document, read_candidates, read_document, read_grid
 from .files import write_json
+from .formats import parse_formats
 from .images import read_scan
 from .labelling import Labelling, solve
 from .labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_name
@@ -33,6 +34,8 @@ def relabel(
     drop: bool = False,
 ) -> str:
     """Rewrite the results beside a landmark document with corrected names, and return what changed, as one line.
+
+    Exchange formats that were written with it are rewritten too; the line says so if a report page is out of date.
 
     Every call starts from all candidates: names given in an earlier call are kept only by `shift`, which moves the
     names as they are now. Without a mask beside the document (a bundle that ran alone), only the landmark files are
@@ -73,7 +76,9 @@ def relabel(
     if lost and not drop:
         raise ValueError(f"with these names {', '.join(lost)} would fit no more and be left out; --drop accepts that")
     _rewrite(path, document, labelling, now, scan)
-    return f"{path}: {_summary(now, after)}"
+    page = path.with_name(f"{path.name.removesuffix(LANDMARKS)}_report.html")
+    again = f"; {page.name} has the names before: run vertebrae report again" if page.exists() else ""
+    return f"{path}: {_summary(now, after)}{again}"
 
 
 def read_names(document: dict[str, Any]) -> dict[int, str]:
@@ -169,7 +174,8 @@ def _rewrite(
     mask, affine = read_mask(mask_path)
     _check_grid(mask_path, Grid(mask.shape, affine), grid)
     labels = renamed(mask, before, labelling)
-    write_result(Result(image, np.full((2, 3), np.nan), labelling, labels, seconds), folder, versions)
+    result = Result(image, np.full((2, 3), np.nan), labelling, labels, seconds)
+    write_result(result, folder, versions, parse_formats(",".join(map(str, document.get("formats") or ()))))
 
 
 def renamed(labels: np.ndarray, before: dict[int, str], labelling: Labelling) -> np.ndarray:

@@ -62,6 +62,7 @@ def write_result(
             seconds=result.seconds,
             warnings=result.warnings,
             scan_file=_seen_from(output_dir, scan.path),
+            formats=formats,
         )
         write_json(document, content)
         others = write_formats(staging, result, formats, dict(versions))

@@ -136,6 +136,34 @@ def test_two_anchors_of_one_vertebra_each(case):
     assert_all_outputs(path, landmarks_mm, labels, ["T10", "T11", "T12", "L1", "L2"])
 
 
+def test_exchange_formats_follow(case, capsys):
+    """They kept the old names beside the corrected ones."""
+    path, landmarks_mm, labels = case
+    scan = read_scan(path.parents[1] / "in" / "case.nii.gz")
+    result = Result(scan, np.zeros((2, 3)), solve(candidates_at(landmarks_mm, scan)), labels)
+    write_result(result, path.parent, {}, ("ctd", "mrk", "per-vertebra"))
+    path.with_name("case_report.html").write_text("T11 to L3")
+    assert relabel(path, "--shift", "+1") == 0
+    assert "case_report.html has the names before: run vertebrae report again" in capsys.readouterr().out
+    names = ["T12", "L1", "L2", "L3", "L4"]
+    points = json.loads(path.with_name("case_ctd.json").read_text())[1:]
+    assert [point["label"] for point in points] == [LABELS[row_of_name(name)] for name in names]
+    (markup,) = json.loads(path.with_name("case_landmarks.mrk.json").read_text())["markups"]
+    assert [point["label"] for point in markup["controlPoints"]] == names
+    folder = path.with_name("case_vertebrae")
+    assert sorted(file.name for file in folder.iterdir()) == sorted(f"{name}.nii.gz" for name in names)
+    mask = np.asarray(nib.load(folder / "L1.nii.gz").dataobj)
+    np.testing.assert_array_equal(mask > 0, labels == LABELS[row_of_name("T12")])
+
+
+def test_a_file_that_only_looks_like_a_format_is_left_alone(case):
+    """Such as the centroids that a data set came with."""
+    path, _, _ = case
+    path.with_name("case_ctd.json").write_text("[]")
+    assert relabel(path, "--shift", "+1") == 0
+    assert path.with_name("case_ctd.json").read_text() == "[]"
+
+
 def test_mask_and_landmarks_still_agree(case):
     path, _, _ = case
     assert relabel(path, "--shift", "2") == 0
