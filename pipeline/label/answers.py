@@ -1,7 +1,4 @@
-"""What the server returns: masks with label values 1-26 in the order of `labels.NAMES`, Slicer markups, and JSON.
-
-Viewers take the value v for the v-th name of a list, so values must have no gap: T13, VerSe's 28, is 26 here.
-"""
+"""What the server returns: masks with the values of `exchange.VALUES`, Slicer markups, and JSON."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ from ..images import write_labels
 from ..labels import LABELS, NAMES, row_of_name
 from ..preview import color_of_label
 from ..run import Result
+from .exchange import DOCUMENT_KEYS, VALUES, values_of
 
-VALUES = dict(zip(NAMES, range(1, len(NAMES) + 1), strict=True))
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd")
 
 
@@ -37,9 +34,8 @@ def describe(result: Result, versions: dict[str, str], *, checked: bool) -> dict
     warnings = result.warnings if checked else known
     document = landmarks_document(result.scan.name, result.scan.grid, result.labelling, warnings=warnings)
     box = result.spine_box_mm
-    keys = ("space", "units", "vertebrae", "alternatives", "numbering", "warnings")
     return {
-        **{key: document[key] for key in keys},
+        **{key: document[key] for key in DOCUMENT_KEYS},
         "spine_box_mm": box.round(2).tolist() if np.isfinite(box).all() else None,
         "bundles": versions,
         "label_names": VALUES,
@@ -57,9 +53,7 @@ def colors() -> dict[str, list[int]]:
 
 def write_mask(result: Result, request: dict[str, Any]) -> str:
     """Write all vertebrae as `(I, J, K)` uint8 values of `VALUES` on the scan's grid; return the path."""
-    table = np.zeros(256, np.uint8)
-    table[list(LABELS)] = list(VALUES.values())
-    return write_volume(table[result.labels], result.scan.affine, VALUES, request)
+    return write_volume(values_of(result.labels), result.scan.affine, VALUES, request)
 
 
 def write_clicked(result: Result, request: dict[str, Any]) -> str:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from ..labels import row_of_name
-from ..landmarks import absent
 from ..run import NoSpineFound, Result
-from .answers import VALUES, describe, write_box, write_clicked, write_mask, write_points
+from .answers import describe, write_box, write_clicked, write_mask, write_points
 from .clicks import segment_click
+from .exchange import VALUES, numbers, requested_landmarks_mm
 from .runner import Runner, nothing, partial_result
 
 Request = dict[str, Any]
@@ -103,9 +101,7 @@ def third_stage(runner: Runner, path: Path, request: Request) -> Result:
     shipped = asks_for_shipped(request)
     if request.get("landmarks") is None:
         return runner.result(path, shipped=shipped)
-    landmarks_mm = absent()
-    for name, position in dict(request["landmarks"]).items():
-        landmarks_mm[row_of_name(name)] = numbers(position, (3,), f"landmark {name}")
+    landmarks_mm = requested_landmarks_mm(request["landmarks"])
     scan = runner.scan(path)
     return partial_result(scan, labels=runner.pipeline(shipped=shipped).segment(scan, landmarks_mm))
 
@@ -114,17 +110,6 @@ def click(runner: Runner, path: Path, request: Request) -> Result:
     """Return the vertebra that was clicked; see `clicks`."""
     shipped = asks_for_shipped(request)
     return segment_click(runner.pipeline(shipped=shipped), runner.labelling(path, shipped=shipped), request)
-
-
-def numbers(value: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Return a request's value as finite numbers of a shape; `ValueError` if it is something else."""
-    try:
-        array = np.array(value, dtype=float)
-    except (TypeError, ValueError):
-        array = np.array(np.nan)
-    if array.shape != shape or not np.isfinite(array).all():
-        raise ValueError(f"{what} {value!r}: expected {' x '.join(map(str, shape))} numbers, RAS mm")
-    return array
 
 
 MODELS = {

@@ -14,7 +14,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from ..images import write_labels
 from ..itkfile import file_header, read_file
 from ..labels import NAMES, row_of_name
-from .answers import VALUES
+from .exchange import VALUES
 from .launch import SUFFIXES
 
 
@@ -47,7 +47,7 @@ class Studies(LocalDatastore):
         return super().add_image(file_name(image_id or Path(image_filename).name), image_filename, image_info)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a mask under a tag as NIfTI with the values of `answers.VALUES`, whatever numbers the viewer used.
+        """Save a mask under a tag as NIfTI with the values of `exchange.VALUES`, whatever numbers the viewer used.
 
         Args:
             image_id: of the scan.

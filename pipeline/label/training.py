@@ -14,7 +14,7 @@ from ..files import atomic_path, write_json
 from ..labels import LABELS, NAMES, T13_ROW
 from ..landmarks import present_rows
 from ..training import train
-from .answers import VALUES
+from .exchange import VALUES
 
 RELABEL = {VALUES["T13"]: LABELS[T13_ROW]}  # the only value of a saved label that is not VerSe's
 FOLDS = 5
