@@ -60,8 +60,10 @@ class VertebraInferer(Inferer):
             inputs: `(1, 1, I, J, K)` CT on the network's grid.
             network: 26 channels in, 26 logits out; those of absent levels are left out if it has `any_levels`.
             args: none.
-            kwargs: `landmarks_mm` `(1, 26, 3)`, `grid_affine` and `scan_affine` `(1, 4, 4)`, `scan_shape` `(1, 3)`.
+            kwargs: `landmarks_mm` `(1, 26, 3)`, `grid_affine` and `scan_affine` `(1, 4, 4)`, `scan_shape` `(1, 3)`;
+                without any, the same without their first axis from `inputs.meta["priors"]`.
         """
+        kwargs = kwargs or {key: value[None] for key, value in inputs.meta["priors"].items()}  # type: ignore[attr-defined]
         case = {key: value[0].cpu().double().numpy() for key, value in kwargs.items()}
         image = inputs.as_tensor()[0] if hasattr(inputs, "as_tensor") else inputs[0]
         pieces = vertebra_probabilities(

@@ -90,7 +90,8 @@ class SpineBoxd(MapTransform):
         return sample
 
 
-def _scan_grid(sample: Mapping[Hashable, Any]) -> Grid:
+def scan_grid(sample: Mapping[Hashable, Any]) -> Grid:
+    """Return the grid of the scan that a sample was made of; see `transforms.ToGridd`."""
     shape = tuple(int(n) for n in np.asarray(sample["scan_shape"]))
     return Grid(shape, np.asarray(sample["scan_affine"], dtype=np.float64))  # type: ignore[arg-type]
 
@@ -111,7 +112,7 @@ class LabelSpined(MapTransform):
         """Return the sample with `labelling`."""
         sample = dict(data)
         affine = scaled(np.asarray(sample["grid_affine"]), self.stride)
-        sample["labelling"] = label_spine(np.asarray(sample[self.keys[0]]), affine, scan=_scan_grid(sample))
+        sample["labelling"] = label_spine(np.asarray(sample[self.keys[0]]), affine, scan=scan_grid(sample))
         return sample
 
 
@@ -156,7 +157,7 @@ class SaveLandmarksd(MapTransform):
         """Return the sample unchanged."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for key in self.keys:
-            document = landmarks_document(data["image_name"], _scan_grid(data), data[key], versions=self.versions)
+            document = landmarks_document(data["image_name"], scan_grid(data), data[key], versions=self.versions)
             write_json(self.output_dir / f"{data['image_name']}_landmarks.json", document)
             write_csv(self.output_dir / f"{data['image_name']}_landmarks.csv", data[key].landmarks_mm)
         return dict(data)

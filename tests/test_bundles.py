@@ -254,9 +254,11 @@ def test_metadata_is_complete(name):
     assert set(REQUIRED_METADATA) <= set(metadata)
     assert metadata["version"] in metadata["changelog"]
     for tensor in (metadata["network_data_format"][side] for side in ("inputs", "outputs")):
-        for definition in tensor.values():
+        for key, definition in tensor.items():
             assert {"type", "format", "dtype", "value_range", "spatial_shape"} <= set(definition)
-            assert list(definition["channel_def"]) == [str(i) for i in range(definition["num_channels"])]
+            # Of a label map, MONAI Label wants the values described, not its one channel.
+            count = definition["value_range"][1] + 1 if key == "label_map" else definition["num_channels"]
+            assert list(definition["channel_def"]) == [str(i) for i in range(count)]
 
 
 @pytest.mark.parametrize("name", ["vert_loc", "vert_seg"])
