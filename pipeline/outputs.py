@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.transforms import MapTransform
 from scipy import ndimage
 
@@ -85,7 +86,7 @@ class SpineBoxd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         """Return the sample with `spine_box_mm` `(2, 3)`."""
         sample = dict(data)
-        heatmap, affine = np.asarray(sample[self.keys[0]])[0], np.asarray(sample["grid_affine"])
+        heatmap, affine = torch.as_tensor(sample[self.keys[0]]).cpu().numpy()[0], np.asarray(sample["grid_affine"])
         sample["spine_box_mm"] = spine_box_mm(heatmap, affine, min_peak=self.min_peak, share=self.share)
         return sample
 
@@ -112,7 +113,8 @@ class LabelSpined(MapTransform):
         """Return the sample with `labelling`."""
         sample = dict(data)
         affine = scaled(np.asarray(sample["grid_affine"]), self.stride)
-        sample["labelling"] = label_spine(np.asarray(sample[self.keys[0]]), affine, scan=scan_grid(sample))
+        heatmaps = torch.as_tensor(sample[self.keys[0]]).cpu().numpy()
+        sample["labelling"] = label_spine(heatmaps, affine, scan=scan_grid(sample))
         return sample
 
 

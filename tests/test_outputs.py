@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from grids import STORED
 
-from pipeline.outputs import ReadSpineBoxd, SaveSpineBoxd, spine_box_mm
+from pipeline.outputs import LabelSpined, ReadSpineBoxd, SaveSpineBoxd, SpineBoxd, spine_box_mm
 
 
 def heatmap() -> np.ndarray:
@@ -32,6 +33,26 @@ def test_a_larger_share_leaves_the_peak_alone():
 
 def test_a_low_peak_is_no_spine():
     assert np.isnan(spine_box_mm(0.29 * heatmap(), STORED)).all()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that, like one on a GPU, turns into an array only after `cpu`."""
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_what_a_gpu_returns_is_taken_from_it():
+    grid = {"grid_affine": STORED, "scan_shape": [9, 7, 8], "scan_affine": STORED}
+    sample = grid | {"pred": torch.from_numpy(heatmap()[None]).as_subclass(OnGpu)}
+    with pytest.raises(TypeError):
+        np.asarray(sample["pred"])
+    np.testing.assert_array_equal(SpineBoxd("pred")(sample)["spine_box_mm"], spine_box_mm(heatmap(), STORED))
+    sample["pred"] = torch.zeros(25, 9, 7, 8).as_subclass(OnGpu)
+    assert LabelSpined("pred")(sample)["labelling"].vertebrae == ()
 
 
 def test_the_file_is_read_back(tmp_path):
