@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .dicomfiles import choose_series, is_dicom
 from .itkfile import LPS_TO_RAS, SMALL, TAGS, file_header, read_file, stated_tags
 
 MAX_GAP_MM = 7.0  # the coarsest voxels accepted: a vertebra cannot hide in a gap of this width
-OURS = ("_segmentation.dcm", "_rtstruct.dcm")  # what `formats` writes
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,15 @@ def read_headers(folder: Path, *, repair: bool = True) -> Stack:
     Raises:
         ValueError: no series, no CT, or slices that do not form one regular stack.
     """
-    files, warnings = _choose_series(folder)
+    files, warnings = choose_series(folder)
     if len(files) == 1:
         header = file_header(files[0])
         return Stack(tuple(files), header.shape, header.affine, header.dtype, warnings, header.tags)
     slices, odd = _alike([_read_slice_header(file) for file in files])
     first = slices[0]
-    positions_mm = np.array([item.position_mm for item in slices])
     normal = np.cross(*(first.in_plane / np.linalg.norm(first.in_plane, axis=0)).T)
+    slices.sort(key=lambda item: float(item.position_mm @ normal))
+    first, positions_mm = slices[0], np.array([item.position_mm for item in slices])
     counts, uneven = _count_steps((positions_mm - positions_mm[0]) @ normal, repair=repair)
     places: list[Path | None] = [first.file]
     for item, count in zip(slices[1:], counts, strict=True):
@@ -107,45 +108,6 @@ def read_voxels(stack: Stack) -> np.ndarray:
         between = (1 - share) * array[..., low].astype(np.float32) + share * array[..., high]
         array[..., k] = np.rint(between) if array.dtype == np.int16 else between
     return array
-
-
-def is_dicom(file: Path) -> bool:
-    """Tell a DICOM file by the mark after its preamble; the index file DICOMDIR is none, nor are our own results."""
-    if not file.is_file() or file.name.startswith(".") or file.name == "DICOMDIR" or file.name.endswith(OURS):
-        return False
-    with open(file, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
-def _choose_series(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """Return the files of the CT series with most files, in the order of their positions, and what was left out."""
-    import itk
-
-    names = itk.GDCMSeriesFileNames.New(Directory=str(folder))
-    series = [[Path(file) for file in names.GetFileNames(uid)] for uid in names.GetSeriesUIDs()]
-    series = [files for files in series if not all(file.name.endswith(OURS) for file in files)]
-    if not series:
-        raise ValueError("no DICOM image series in this folder")
-    ranked = sorted(((_modality(files[0]), files) for files in series), key=lambda pair: -len(pair[1]))
-    usable = [files for modality, files in ranked if modality in ("CT", "")]
-    if not usable:
-        raise ValueError(f"the DICOM modality is {ranked[0][0]}; expected CT")
-    warnings = []
-    if len(series) > 1:
-        sizes = ", ".join(f"{modality or 'unnamed'} of {len(files)}" for modality, files in ranked)
-        warnings.append(f"{len(series)} DICOM series ({sizes} slices): the CT series of {len(usable[0])} was read")
-    lost = sum(is_dicom(file) for file in folder.iterdir()) - sum(len(files) for files in series)
-    if lost > 0:
-        warnings.append(f"DICOM files left out, damaged or no images: {lost}")
-    return usable[0], tuple(warnings)
-
-
-def _modality(file: Path) -> str:
-    """Return the modality a DICOM file states, empty if it states none."""
-    try:
-        return stated_tags(_information(file)).get("modality", "")
-    except ValueError:
-        return "not an image"  # a report or a structure set: never chosen
 
 
 def _information(file: Path) -> Any:
@@ -206,7 +168,7 @@ def _count_steps(along_mm: np.ndarray, *, repair: bool) -> tuple[list[int], tupl
     usual_mm = float(np.median(steps_mm))
     if steps_mm.min() < 0.01:
         at = int(steps_mm.argmin())
-        raise ValueError(f"the DICOM slices {at + 1} and {at + 2} share one place or are out of order")
+        raise ValueError(f"the DICOM slices {at + 1} and {at + 2} share one place")
     counts = np.clip(np.rint(steps_mm / usual_mm), 1, 1e6).astype(int)
     at, missing = int(steps_mm.argmax()), int((counts - 1).sum())
     place = f"{steps_mm[at]:.4g} mm between slices {at + 1} and {at + 2}, usually {usual_mm:.4g} mm"

@@ -1,4 +1,4 @@
-"""The DICOM images a result refers to. Needs pydicom (extra `dicom`)."""
+"""The DICOM images a result refers to."""
 
 from __future__ import annotations
 
