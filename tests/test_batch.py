@@ -415,3 +415,18 @@ def test_the_next_scan_is_read_and_the_last_one_written_meanwhile(finished, tmp_
         shutil.copy(finished / "in" / f"{name}.nii.gz", tmp_path / "in")
     assert run(tmp_path / "in", "-o", tmp_path / "out", pipeline=Waiting)[0] == 0
     assert seen == [("00", True, True), ("01", True, True), ("02", True, True)]
+
+
+@pytest.mark.skipif(not shutil.which("awk"), reason="no awk on this machine")
+def test_the_slurm_recipe_gives_every_scan_to_one_task(tmp_path):
+    """The line of docs/cohorts.md as it stands there, for 3 tasks and 7 scans."""
+    text = (TESTS.parent / "docs" / "cohorts.md").read_text()
+    (recipe,) = (line for line in text.splitlines() if line.startswith("awk "))
+    (tmp_path / "LIST.csv").write_text("path\n" + "".join(f"{name}.nii.gz\n" for name in "abcdefg"))
+    parts = []
+    for task in "012":
+        variables = {**os.environ, "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_ID": task, "part": f"{task}.csv"}
+        subprocess.run(["sh", "-c", recipe], check=True, cwd=tmp_path, env=variables)
+        parts.append([source.name for source in find_sources(tmp_path / f"{task}.csv")])
+    assert sorted(name for part in parts for name in part) == list("abcdefg")
+    assert sorted(map(len, parts)) == [2, 2, 3]
