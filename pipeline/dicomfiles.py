@@ -13,7 +13,7 @@ from typing import Any
 OURS = ("_segmentation.dcm", "_rtstruct.dcm")  # what `formats` writes
 MAX_MATRIX = 4096  # rows or columns of a compressed slice, whose file says nothing of its size; CT has up to 2048
 MAX_DEFLATED = 2**20  # bytes of a file whose header too is compressed: it may unpack to a thousand times as much
-UNDEFINED = 2**32 - 1  # the length of what ends at a mark
+_UNDEFINED = 2**32 - 1  # the length of what ends at a mark
 _SHORT = 4096  # bytes; longer values stay in the file
 _MODALITY, _SERIES_UID = 0x00080060, 0x0020000E
 _SAMPLES, _FRAMES, _ROWS, _COLUMNS, _BITS_ALLOCATED = 0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100
@@ -100,8 +100,8 @@ def _check_element(element: Any, file_bytes: int) -> None:
 
     if element.VR is not None and element.VR not in VR.__members__:
         raise ValueError(f"damaged, element {element.tag} has the type {element.VR!r}")
-    stated = getattr(element, "length", UNDEFINED)  # sequences that pydicom has opened have none
-    if stated in (0, UNDEFINED):
+    stated = getattr(element, "length", _UNDEFINED)  # sequences that pydicom has opened have none
+    if stated in (0, _UNDEFINED):
         return
     held = len(element.value) if element.value is not None else max(0, file_bytes - element.value_tell)
     if stated > held:
@@ -118,7 +118,7 @@ def _check_pixels(stated: dict[int, Any], file: Path) -> None:
     size = f"{rows} rows, {columns} columns, {frames} frames of {bits} bits"
     if not frames.isdigit():
         raise ValueError(f"{size}: the number of frames is not a number")
-    if pixels.length != UNDEFINED:
+    if pixels.length != _UNDEFINED:
         if rows * columns * int(frames) * max(1, samples) * max(8, bits) > 8 * pixels.length:
             raise ValueError(f"{size} do not fit into {pixels.length} bytes of pixel data")
     elif max(rows, columns) > MAX_MATRIX:
