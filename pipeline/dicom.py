@@ -1,6 +1,6 @@
 """DICOM series through ITK, slice by slice: the headers first, then the voxels straight into their place.
 
-ITK's LPS exists only in this module and in `itkfile`. Everything raises `ValueError` with a reason that does not name
+Positions are turned from DICOM's LPS here. Everything raises `ValueError` with a reason that does not name
 the folder: `images.read_scan` adds it. ITK is imported late, because that takes seconds.
 """
 

@@ -140,4 +140,4 @@ def test_without_monai_label_the_command_says_what_to_install(studies, capsys, m
     monkeypatch.setitem(sys.modules, "monailabel", None)
     monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
     assert main(["label", "--studies", str(studies)]) == 2
-    assert "MONAI Label is not installed: pip install 'vertebrae-bundles[label]'" in capsys.readouterr().err
+    assert "MONAI Label is not installed: pip install '.[label]'" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def check_studies(studies: Path) -> list[str]:
 def check_installed() -> None:
     """Refuse to go on without MONAI Label."""
     if importlib.util.find_spec("monailabel") is None:
-        command = "pip install 'vertebrae-bundles[label]' && pip install --no-deps monailabel==0.8.5"
+        command = "pip install '.[label]' && pip install --no-deps monailabel==0.8.5"
         raise ValueError(f"MONAI Label is not installed: {command}")
 
 

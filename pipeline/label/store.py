@@ -6,14 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
+from nibabel.volumeutils import apply_read_scaling
 
 from ..images import write_labels
 from ..itkfile import file_header, read_file
 from ..labels import NAMES, row_of_name
+from ..nifti import read_whole
 from .exchange import VALUES
 from .launch import SUFFIXES
 
@@ -101,9 +102,9 @@ def read_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         if not path.name.endswith((".nii", ".nii.gz")):
             return read_file(path), file_header(path).affine
-        image = nibabel.load(path)
-        values = np.asarray(image.dataobj)
-    except (ValueError, OSError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+        image, raw = read_whole(path)
+        values = apply_read_scaling(raw, image.dataobj.slope, image.dataobj.inter)
+    except (ValueError, OSError) as error:
         raise ValueError(f"the label cannot be read: {error}") from None
     if values.ndim != 3:
         raise ValueError(f"the label is {values.ndim}-D; expected 3-D")
