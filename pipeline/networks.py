@@ -29,6 +29,18 @@ class HalfResolution(nn.Module):
         return functional.interpolate(x, scale_factor=0.5, mode="trilinear", align_corners=False)
 
 
+class Float32Conv3d(nn.Conv3d):
+    """A convolution that autocast leaves in float32; only what it returns is rounded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, I, J, K)` to `(B, D, I, J, K)`, in autocast's type where that is on."""
+        device = x.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return super().forward(x)
+        with torch.autocast(device, enabled=False):
+            return super().forward(x).to(torch.get_autocast_dtype(device))
+
+
 def double_conv(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     """Return (Conv3d 3x3x3, norm, ReLU) twice; the norm's offset takes the place of the convolution's bias."""
     if norm not in ("batch", "instance"):
@@ -146,6 +158,8 @@ class LevelUNet(ExportableNetwork):
         self.sharpness = sharpness
         self.gain = gain
         self.unet = UNet3D(4, 2, features, norm=norm)
+        # Over inputs as smooth as the phase, the errors of rounded weights would not average out.
+        self.unet.encoders[0].add_module("0", Float32Conv3d(4, features[0], 3, padding=1, bias=False))
         self.in_channels = in_channels
         self.multiple = self.unet.multiple
         with torch.no_grad():

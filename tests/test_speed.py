@@ -69,6 +69,28 @@ def test_every_batch_norm_is_folded(network):
     assert count() == 0
 
 
+def test_first_convolution_of_stage_three_is_not_rounded():
+    """Two taps that are one number in bfloat16: 1 + 2^-10 and -1 leave 2^-10, and only that is rounded."""
+    network = LevelUNet(3, 3, (4, 8)).eval()
+    fold_batch_norm(network)
+    first = network.unet.encoders[0][0]
+    seen = []
+    first.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    with torch.no_grad():
+        first.weight.zero_()
+        first.weight[:, 1, 1, 1, 1], first.weight[:, 1, 1, 1, 0] = 1 + 2**-10, -1
+        first.bias.zero_()
+        x = torch.zeros(1, 3, 4, 4, 4)
+        x[:, 1] = 0.5  # the nearness, the second of the four features, is 0.5 everywhere
+        with torch.autocast("cpu", torch.bfloat16):
+            network(x)
+        network(x)
+    for (features, out), dtype in zip(seen, (torch.bfloat16, torch.float32), strict=True):
+        assert features.dtype == torch.float32
+        assert out.dtype == dtype
+        assert (out[..., 1:] == 0.5 * 2**-10).all()
+
+
 @pytest.mark.slow
 def test_fast_and_plain_path_agree(monkeypatch):
     """The shipped weights with every shortcut and with none (folding, levels left out, axes apart), and in bfloat16."""
@@ -87,8 +109,7 @@ def test_fast_and_plain_path_agree(monkeypatch):
 
     rows = np.flatnonzero(np.isfinite(plain.labelling.landmarks_mm).all(axis=1))
     assert len(rows) >= 5
-    # bfloat16 alone can move an undecided border further: see docs/performance.md
-    for other, least in ((fast, 0.999), (rounded, 0.98)):
+    for other, least in ((fast, 0.999), (rounded, 0.995)):
         distance_mm = np.linalg.norm(other.labelling.landmarks_mm - plain.labelling.landmarks_mm, axis=1)
         assert (distance_mm[rows] <= 0.3).all()
         for row in rows:
