@@ -11,13 +11,11 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from .extents import extents_mm
 from .heatmaps import distance_channels
 from .labels import LABELS, NUM_CHANNELS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
 from .landmarks import present_rows
 from .spaces import Grid, resample, to_voxel, to_world
-
-POSTERIOR_MM = 24.0  # the middle of a vertebra lies behind the middle of its body
-REACH_Z_MM = 34.0  # a vertebra reaches this far above and below its landmark
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,10 @@ class Window:
 
 
 def plan_windows(landmarks_mm: np.ndarray, spacing_mm: float, size: tuple[int, int, int]) -> list[Window]:
-    """Cover all landmarks from head to foot with as few windows as hold every vertebra whole.
+    """Cover all vertebrae from head to foot with as few windows as hold every one whole.
 
-    Neighbors share a window while each stays `REACH_Z_MM` from its upper and lower face and the chain bends by less
-    than 15 mm to the side or to the back within it.
+    Neighbors share a window while the boxes of all of them (`extents.extents_mm`) fit. A part of what fits also fits,
+    so filling window after window leaves none that could be spared.
 
     Args:
         landmarks_mm: `(26, 3)` RAS+ mm.
@@ -40,20 +38,17 @@ def plan_windows(landmarks_mm: np.ndarray, spacing_mm: float, size: tuple[int, i
         size: `(I, J, K)` of the windows.
     """
     present = present_rows(landmarks_mm)
-    rows = [row for row in ROWS_BY_LEVEL if row in present]
-    room = max(spacing_mm * size[2] - 2 * REACH_Z_MM, 1.0)
+    boxes = extents_mm(landmarks_mm)
     groups: list[list[int]] = []
-    for row in rows:
-        points = landmarks_mm[[*(groups[-1] if groups else []), row]]
-        extent = points.max(axis=0) - points.min(axis=0)
-        if groups and extent[2] <= room and (extent[:2] <= 15).all():
-            groups[-1].append(row)
+    for row in (row for row in ROWS_BY_LEVEL if row in present):
+        together = [*groups[-1], row] if groups else [row]
+        if groups and (np.ptp(boxes[together], axis=(0, 1)) <= spacing_mm * np.array(size)).all():
+            groups[-1] = together
         else:
             groups.append([row])
     windows = []
     for group in groups:
-        points = landmarks_mm[group]
-        center = (points.min(axis=0) + points.max(axis=0)) / 2 - [0, POSTERIOR_MM, 0]
+        center = (boxes[group].min(axis=(0, 1)) + boxes[group].max(axis=(0, 1))) / 2
         affine = np.diag([spacing_mm] * 3 + [1.0])
         affine[:3, 3] = center - spacing_mm * (np.array(size) - 1) / 2
         windows.append(Window(Grid(size, affine), tuple(group)))

@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy import ndimage
 
+from benchmarks.windows import shares_outside, whole_spine
+from pipeline.extents import extents_mm, patient_scale
 from pipeline.labels import LABELS, ROWS_BY_LEVEL
 from pipeline.landmarks import absent
-from pipeline.masks import REACH_Z_MM, assemble, plan_windows, vertebra_probabilities
+from pipeline.masks import assemble, plan_windows, vertebra_probabilities
 from pipeline.metrics import dice
 from pipeline.spaces import Grid, bounds_mm, to_voxel, to_world
 
@@ -52,50 +54,104 @@ def spine(rows, step_mm=25.0) -> np.ndarray:
 # --- windows
 
 
+# What a table row of the test says: half width 20, front 10, -12 to 14 high; behind -25 back to -40, -30 to 8, 6 wide.
+EXTENT = (20, 10, -12, 14, -40, -30, 8, 6)
+
+
+@pytest.fixture
+def plain_extents(monkeypatch):
+    monkeypatch.setattr("pipeline.extents.EXTENT_MM", np.tile(EXTENT, (26, 1)))
+    monkeypatch.setattr("pipeline.extents.SPACING_MM", np.full((24, 2), 20.0))
+
+
 @pytest.mark.parametrize("rows", [range(24), range(26), [0], [3, 4, 17, 18, 25, 19]])
 def test_every_vertebra_lies_whole_in_one_window(rows):
     landmarks_mm = spine(rows)
-    windows = plan_windows(landmarks_mm, 1.0, SIZE)
+    windows, boxes = plan_windows(landmarks_mm, 1.0, (132, 132, 128)), extents_mm(landmarks_mm)
     assert [row for window in windows for row in window.rows] == [row for row in ROWS_BY_LEVEL if row in rows]
     for window in windows:
-        assert window.grid.shape == SIZE
+        assert window.grid.shape == (132, 132, 128)
         low, high = bounds_mm(window.grid)
-        for row in window.rows:
-            assert low[2] + REACH_Z_MM <= landmarks_mm[row, 2] + 1e-6
-            assert landmarks_mm[row, 2] - 1e-6 <= high[2] - REACH_Z_MM
-            assert np.abs(landmarks_mm[row, 0] - (low[0] + high[0]) / 2) <= 7.5 + 1e-6
+        own = boxes[list(window.rows)]
+        assert (own.min(axis=(0, 1)) >= low - 1e-6).all()
+        assert (own.max(axis=(0, 1)) <= high + 1e-6).all()
+        np.testing.assert_allclose(own.min(axis=(0, 1)) - low, high - own.max(axis=(0, 1)))  # in the middle
 
 
-def test_window_by_hand():
+def test_window_by_hand(plain_extents):
     landmarks_mm = absent()
     landmarks_mm[L1] = [10, -20, 300]
+    np.testing.assert_allclose(extents_mm(landmarks_mm)[L1], [[-11, -61, 269], [31, -9, 315]])
     (window,) = plan_windows(landmarks_mm, 1.0, SIZE)
-    # the middle lies 24 mm behind; half of 95, 79 and 127 mm before it
-    np.testing.assert_allclose(window.grid.affine, ras_affine([10 - 47.5, -20 - 24 - 39.5, 300 - 63.5], 1.0))
+    # the middle of the box is (10, -35, 292); half of 95, 79 and 127 mm before it
+    np.testing.assert_allclose(window.grid.affine, ras_affine([10 - 47.5, -35 - 39.5, 292 - 63.5], 1.0))
     (coarse,) = plan_windows(landmarks_mm, 2.0, (48, 40, 64))
-    np.testing.assert_allclose(coarse.grid.affine, ras_affine([10 - 47, -20 - 24 - 39, 300 - 63], 2.0))
+    np.testing.assert_allclose(coarse.grid.affine, ras_affine([10 - 47, -35 - 39, 292 - 63], 2.0))
 
 
 @pytest.mark.parametrize(
-    ("step_mm", "count"),
-    [((0, 0, -60), 1), ((0, 0, -60.1), 2), ((15, 0, -25), 1), ((-15.1, 0, -25), 2), ((0, 16, -25), 2)],
+    ("step_mm", "size", "groups"),
+    [
+        (24, (42, 52, 70), [2, 2]),
+        (24.1, (42, 52, 70), [1, 1, 1, 1]),
+        (12, (42, 52, 70), [3, 1]),
+        (24, (41, 52, 70), [1, 1, 1, 1]),
+        (24, (42, 51, 70), [1, 1, 1, 1]),
+        (24, (90, 90, 118), [4]),
+        (24, (90, 90, 117), [3, 1]),
+    ],
 )
-def test_neighbors_share_a_window_while_they_fit(step_mm, count):
+def test_neighbors_share_a_window_while_they_fit(plain_extents, monkeypatch, step_mm, size, groups):
+    """One of them, upright, takes 42 x 52 x 46 mm with the margin; others must fit into what is left."""
+    monkeypatch.setattr("pipeline.extents.SPACING_MM", np.full((24, 2), step_mm))  # the patient is of mean size
     landmarks_mm = absent()
-    landmarks_mm[T12] = [10, -20, 300]
-    landmarks_mm[L1] = landmarks_mm[T12] + step_mm
-    windows = plan_windows(landmarks_mm, 1.0, SIZE)
-    assert len(windows) == count
-    if count == 1:
-        assert bounds_mm(windows[0].grid).mean(axis=0) == pytest.approx([10, -44, 300] + np.array(step_mm) / 2)
+    landmarks_mm[8:12] = [[5, 6, 300 - step_mm * i] for i in range(4)]
+    assert [len(window.rows) for window in plan_windows(landmarks_mm, 1.0, size)] == groups
 
 
-def test_no_more_windows_than_needed():
-    landmarks_mm = spine(range(24))
-    landmarks_mm[:, :2] = np.where(np.isfinite(landmarks_mm[:, :2]), [5.0, 6.0], np.nan)
-    assert [len(window.rows) for window in plan_windows(landmarks_mm, 1.0, SIZE)] == [
-        3
-    ] * 8  # 2 x 25 mm <= 60 mm < 3 x 25
+def test_extents_follow_the_spine_and_the_patient(plain_extents):
+    """Steps of 22 mm where 20 are usual, 3 : 4 to the left and down: all is 1.1 times as large, and leans to the right.
+
+    Up points along (0.6, 0, 0.8), right along (0.8, 0, -0.6): a corner (x, y, z) lies at 0.8 x + 0.6 z to the right
+    and 0.8 z - 0.6 x above the landmark.
+    """
+    landmarks_mm = absent()
+    landmarks_mm[8:11] = np.array([[1, 2, 3]]) - 22 * np.outer(np.arange(3), [0.6, 0, 0.8])
+    low = [-16 - 7.2, -40, -24 - 3.6]  # corners (-20, -12), back, (6, -30)
+    high = [16 + 8.4, 10, 11.2 + 12]  # corners (20, 14), front, (-20, 14)
+    expected = landmarks_mm[9] + 1.1 * np.array([low, high]) + [[-1], [1]]
+    np.testing.assert_allclose(extents_mm(landmarks_mm)[9], expected, atol=1e-4)
+    assert np.isnan(extents_mm(landmarks_mm)[[7, 11, T13]]).all()
+
+
+@pytest.mark.parametrize(("step_mm", "scale"), [(4.0, 0.8), (18.0, 0.9), (200.0, 1.2)])
+def test_size_of_a_patient_has_limits(plain_extents, step_mm, scale):
+    landmarks_mm = absent()
+    landmarks_mm[[16, 17, T12, T13, L1, 20]] = step_mm * np.outer(np.arange(6), [0, 0, -1])
+    assert patient_scale(landmarks_mm) == pytest.approx(scale)
+
+
+def test_patient_without_neighbors_is_of_mean_size():
+    landmarks_mm = absent()
+    assert patient_scale(landmarks_mm) == 1
+    landmarks_mm[[3, 5]] = [[0, 0, 50], [0, 0, 0]]
+    assert patient_scale(landmarks_mm) == 1
+
+
+@pytest.mark.parametrize("direction", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_extents_of_impossible_spines_are_finite(direction):
+    landmarks_mm = absent()
+    landmarks_mm[8:11] = 20 * np.outer(np.arange(3), direction)
+    assert np.isfinite(extents_mm(landmarks_mm)[8:11]).all()
+
+
+@pytest.mark.slow
+def test_windows_of_a_whole_spine():
+    """Of a spine of mean size: seven at most, and every vertebra as good as whole."""
+    count, outside = shares_outside(whole_spine(32, 0))
+    assert len(outside) >= 23
+    assert count <= 7
+    assert max(outside.values()) < 0.02
 
 
 def test_small_windows_hold_one_vertebra_each():
@@ -188,12 +244,11 @@ def test_levels_out_of_reach_can_be_left_out():
 def test_windows_at_the_border_of_the_image(corner, size):
     """The window shows each voxel where it lies, and the fill value beyond the image."""
     network, landmarks_mm = BallOracle(), absent()
-    landmarks_mm[5] = (
-        np.array(IMAGE_LOW_MM) + 2.0 * np.array(corner) * (np.array(IMAGE_SHAPE) - 1) + [0.4, 24 - 0.3, 0.2]
-    )
+    middle_mm = np.array(IMAGE_LOW_MM) + 2.0 * np.array(corner) * (np.array(IMAGE_SHAPE) - 1) + [0.4, -0.3, 0.2]
+    landmarks_mm[5] = 0
+    landmarks_mm[5] = middle_mm - extents_mm(landmarks_mm)[5].mean(axis=0)
     image, affine, ((_, _, own),) = probabilities(landmarks_mm, network, size)
-    middle_mm = own[:3, 3] + np.array(size) - 1
-    assert np.abs(middle_mm - landmarks_mm[5] + [0, 24, 0]).max() <= 1 + 1e-6  # to the nearest voxel of 2 mm
+    assert np.abs(own[:3, 3] + np.array(size) - 1 - middle_mm).max() <= 1 + 1e-6  # to the nearest voxel of 2 mm
     start = np.rint(to_voxel(affine, own[:3, 3])).astype(int)
     padded = np.pad(image[0].numpy(), 100, constant_values=-0.5)
     expected = padded[tuple(slice(100 + s, 100 + s + n) for s, n in zip(start, size, strict=True))]
