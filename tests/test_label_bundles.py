@@ -40,6 +40,16 @@ def unzip(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_trace():
+    """Undo that the app puts every bundle's folder on the import path."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+    for name in [name for name in sys.modules if re.match(r"\w+_code(\.|$)", name)]:
+        del sys.modules[name]
+
+
 @pytest.fixture(scope="module")
 def stock():
     """Return the class of the app `monaibundle`, from where MONAI Label is installed."""
@@ -71,9 +81,7 @@ def app(stock, tmp_path_factory):
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
         torch.save({}, folder / "model" / name / "models" / "model.pt")
     save_scan(folder / "studies" / "one.nii.gz", ball_spine(ONE, **GRID)[0])
-    yield started(stock, folder)
-    for name in [name for name in sys.modules if re.match(r"\w+_code(\.|$)", name)]:
-        del sys.modules[name]
+    return started(stock, folder)
 
 
 def started(stock, folder: Path):
