@@ -8,9 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +17,7 @@ import numpy as np
 from ..files import atomic_path, write_json
 from ..labels import LABELS, ROWS_BY_LEVEL
 from ..landmarks import write_csv
+from ..parallel import in_processes
 from ..spaces import to_voxel
 from .generate import Phantom, make_phantom
 from .grids import preset_of
@@ -130,7 +129,7 @@ def write_phantoms(
     if layout == "plain":
         _write_splits(folder, names)
     orders = [Order(folder, name, (seed, i), preset, shapes, variant, layout) for i, name in enumerate(names)]
-    return _write_all(orders, workers)
+    return in_processes(_write_one, orders, workers)
 
 
 def _write_splits(folder: Path, names: list[str]) -> None:
@@ -138,14 +137,6 @@ def _write_splits(folder: Path, names: list[str]) -> None:
     for split, chosen in (("train", [n for n in names if n not in validation]), ("val", sorted(validation))):
         with atomic_path(folder / f"{split}.txt") as temporary:
             temporary.write_text("".join(f"{name}\n" for name in chosen))
-
-
-def _write_all(orders: list[Order], workers: int) -> Iterator[str]:
-    if workers <= 1:
-        yield from map(_write_one, orders)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_write_one, orders)
 
 
 def _write_one(order: Order) -> str:
