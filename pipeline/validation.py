@@ -39,8 +39,7 @@ class LandmarkedLabelsd(MapTransform):
         sample = dict(data)
         table = torch.arange(256, dtype=torch.uint8)
         present = present_rows(np.asarray(sample["landmarks_mm"]))
-        table[26:28] = 0
-        table[[label for row, label in enumerate(LABELS) if row not in present]] = 0
+        table[[26, 27, *(label for row, label in enumerate(LABELS) if row not in present)]] = 0
         for key in self.key_iterator(sample):
             sample[key] = table[sample[key].as_tensor().long()]
         return sample

@@ -78,9 +78,14 @@ def _chest_wall(body: Body, levels: np.ndarray, turns: np.ndarray) -> np.ndarray
     return np.stack([a * sine**power, front - b * np.sign(cosine) * np.abs(cosine) ** power])
 
 
+def _lower_levels(body: Body) -> float:
+    """Return by how many levels sternum and collarbones lie lower: they go down with the ribs."""
+    return 1.2 * (body.slope - 1)
+
+
 def _join_sternum(body: Body) -> None:
     bone = body.bone
-    lower = 1.2 * (body.slope - 1)  # with the ribs
+    lower = _lower_levels(body)
     nodes = ((9.2, 85), (10.5, 104), (12.5, 122), (15.2, 132))
     line = np.array([body.near(level + lower, 0, front * body.girth) for level, front in nodes])
     for offset in (-9, 0, 9):
@@ -90,7 +95,7 @@ def _join_sternum(body: Body) -> None:
 def _join_shoulders(body: Body) -> None:
     rng, bone, girth = body.rng, body.bone, body.girth
     lift = rng.normal(0, 14)
-    lower = 1.2 * (body.slope - 1)  # with the sternum
+    lower = _lower_levels(body)
     for side in (-1, 1):
         notch, tip = body.near(8.9 + lower, side * 14, 78 * girth), body.near(7.5, side * 155 * girth, 0, lift)
         bend = (notch + tip) / 2 + [0, 14, 4]

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from .body import Body
 
 
+DRIFT_SHARE = 0.8  # of the organs' drift along the spine: airway and great vessels are held from above
+
+
 def paint_vessels(body: Body) -> None:
     """Paint the tubes of neck and trunk."""
     _paint_airway(body)
@@ -26,7 +29,7 @@ def _paint_airway(body: Body) -> None:
     nodes += [(7, 36, 0), (9, 42, 0), (10.7, 46, 0)]
     points = np.array([body.near(level, rng.normal(0, 1.5), front + shift, up) for level, front, up in nodes])
     fork = body.near(11.7)[2] - points[-1, 2]
-    points[-1, 2] += 0.8 * body.drift_mm[0] + rng.normal(0, 8)
+    points[-1, 2] += DRIFT_SHARE * body.drift_mm[0] + rng.normal(0, 8)
     radius = np.array([7, 6, 6, 7, 7, 6, 6, 7, 8, 8, 8]) * rng.uniform(0.5, 1.25)
     tissue.fill(tissue.tube(points[:5] + [6, 0, 0], radius[:5]), -980.0)
     tissue.fill(tissue.tube(points[:5] - [6, 0, 0], radius[:5]), -980.0)
@@ -78,7 +81,7 @@ def _paint_neck(body: Body) -> None:
 def _paint_great(body: Body) -> None:
     """Pulmonary trunk, arteries and veins, left atrium, superior cava and the arch's branches; levels of one torso."""
     rng, tissue = body.rng, body.tissue
-    lift = 0.8 * body.drift_mm[0] + rng.normal(0, 10)
+    lift = DRIFT_SHARE * body.drift_mm[0] + rng.normal(0, 10)
     right, left = body.blood(), body.blood()  # contrast rarely fills both sides alike
     size = np.exp(rng.normal(0, 0.2))
 
@@ -117,7 +120,7 @@ def _paint_trunk(body: Body) -> None:
         (22.1 + rng.normal(0, 0.5), -4 + sway, 34),
     ]
     points = np.array([body.near(*node) for node in nodes])
-    points[:4, 2] += 4 + 0.8 * body.drift_mm[0] + rng.normal(0, 12)
+    points[:4, 2] += 4 + DRIFT_SHARE * body.drift_mm[0] + rng.normal(0, 12)
     radius = rng.uniform(9, 17) * np.array([1.1, 1.2, 1.2, 1.1, 1.0, 1.0, 0.9, 0.75])
     if rng.random() < 0.15:  # an aneurysm
         radius[int(rng.integers(8))] *= rng.uniform(1.3, 2.2)
