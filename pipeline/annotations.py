@@ -15,7 +15,7 @@ from nibabel.volumeutils import apply_read_scaling
 from scipy import ndimage
 
 from . import nifti
-from .labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
+from .labels import C1_ROW, LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
 from .landmarks import absent, body_center_mm, present_rows, read_landmarks
 from .spaces import Grid, bounds_mm, grid_over, resample, spacing_mm, to_voxel, to_world
 from .verse import SACRUM_AND_COCCYX, read_centroids
@@ -24,7 +24,7 @@ NEAR_MM = 5.0  # an expert's body center lies inside the body, or barely outside
 NEAR_C1_MM = 20.0  # C1 is a ring: its center is the canal's
 MIN_SHARE = 0.95  # of the landmarks must lie where they belong
 MIN_VOLUME_ML = 1.0  # a smaller piece of mask is no vertebra that somebody forgot
-C1_ROW, L5_ROW, L6_ROW = 0, 23, 24
+L5_ROW, L6_ROW = 23, 24
 
 
 @dataclass(frozen=True)

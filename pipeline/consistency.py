@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from .chain import DOWN, L1, SPACING_MM, T12, Weights
 from .findings import Finding
-from .labels import LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
+from .labels import C1_ROW, LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
 from .landmarks import present_rows
 from .spaces import spacing_mm, to_voxel, to_world
 
@@ -23,6 +23,7 @@ VOLUME_ML = dict(zip(
 SIZE_FACTOR = 1.7  # larger or smaller than this times the expected volume is an outlier
 SPACING_UNITS = 4.0  # standard deviations of the logarithm of a distance, at the patient's scale
 OUTSIDE_MM = 2.0  # a landmark this far from its mask is outside it, on coarse grids one voxel
+RING_MM = 15.0  # for C1, whose center lies in the canal: 9 to 11 mm from its bone in phantoms
 
 
 class _Piece(NamedTuple):
@@ -86,10 +87,10 @@ def _outside(
 ) -> list[Finding]:
     """Find landmarks without a voxel of their own mask within reach; one voxel's diagonal is always within reach."""
     step_mm = spacing_mm(affine)
-    reach_mm = max(OUTSIDE_MM, float(np.linalg.norm(step_mm)))
-    reach_vox = np.ceil(reach_mm / step_mm).astype(int)
     result = []
     for row in rows:
+        reach_mm = max(RING_MM if row == C1_ROW else OUTSIDE_MM, float(np.linalg.norm(step_mm)))
+        reach_vox = np.ceil(reach_mm / step_mm).astype(int)
         middle = np.rint(to_voxel(affine, landmarks_mm[row])).astype(int)
         low, high = np.maximum(middle - reach_vox, 0), np.maximum(middle + reach_vox + 1, 0)
         near = labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]]

@@ -62,6 +62,17 @@ def test_a_landmark_outside_its_mask(spine, up_mm, outside):
     assert (("outside_mask", ("T9",)) in found) == outside
 
 
+# A ring of 12 mm around its center, in voxels of 1 mm: no bone within 12 mm, none within 15 mm once moved by 28 mm.
+@pytest.mark.parametrize(("up_mm", "outside"), [(0.0, False), (28.0, True)])
+def test_the_center_of_c1_lies_in_the_canal(up_mm, outside):
+    offsets_mm = np.indices((41, 47, 59)) - np.reshape([20, 23, 15], (3, 1, 1, 1))
+    across_mm, up = np.hypot(offsets_mm[0], offsets_mm[1]), np.abs(offsets_mm[2])
+    labels = np.where((across_mm >= 12) & (across_mm <= 18) & (up <= 5), label("C1"), 0).astype(np.uint8)
+    landmarks_mm = np.full((26, 3), np.nan)
+    landmarks_mm[row_of_name("C1")] = [20, 23, 15 + up_mm]
+    assert codes(check(labels, np.eye(4), landmarks_mm)) == ([("outside_mask", ("C1",))] if outside else [])
+
+
 def test_a_landmark_in_the_mask_of_another(spine):
     labels, affine, landmarks_mm = spine
     rows = [row_of_name("T10"), row_of_name("T11")]
