@@ -1,15 +1,18 @@
 """What makes inference fast must not change its answer, and the benchmark must count right."""
 
+import json
 import subprocess
 import sys
+from argparse import Namespace
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.speed import tables
+from benchmarks.speed import plain_monai, tables
 from benchmarks.speed.__main__ import _segmented, _summary
 from benchmarks.speed.peers import PEERS, TimedPeer
 from benchmarks.speed.scans import SPACING_MM, make_scan, scan_grid
@@ -246,17 +249,70 @@ def test_growth_by_hand():
     )
 
 
+def test_plain_monai_by_hand():
+    """14 s and 6 GB against 15 - 3 s and 1.5 GB; memory fails one of the runs of the other scan."""
+    plain = {
+        "seconds": {"spine_loc": 1.0, "vert_loc": 4.0, "vert_seg": 9.0},
+        "peaks_gb": {"vert_loc": 6.0, "vert_seg": 5.0},
+    }
+    scans = [
+        tables.Measured("a", [document()], 0.25, {}, plain=[plain]),
+        tables.Measured("b", [document()], 0.25, {}, plain=[plain, None]),
+    ]
+    first, second = tables.plain_table(scans).splitlines()[2:]
+    assert first == "| a | 1.0 | 4.0 | 9.0 | 14.0 | 1.2 | 6.00 | 4.0 |"
+    assert second.count("memory too small") == first.count("|") - 2
+
+
+def test_eager_networks_by_hand():
+    ours, eager = document(), document()
+    ours["seconds"] |= {"spine_loc/network": 1.0, "vert_loc/network": 3.0}
+    eager["seconds"] |= {"spine_loc/network": 1.0, "vert_loc/network": 9.0, "vert_seg/network": 15.0}
+    scan = tables.Measured("a", [ours], 0.25, {}, eager=[eager])
+    expected = "a: networks 10.00 s, in eager float32 2.5 × that (by stage 1.0, 3.0, 2.5)"
+    assert tables.findings([scan], RATES)[-1] == expected
+
+
+@pytest.mark.parametrize("reason", ["can't allocate memory: you tried to allocate 9 bytes", "no such transform"])
+def test_too_little_memory_for_plain_monai_is_a_result(monkeypatch, capsys, reason):
+    def fail(*arguments):
+        try:
+            raise RuntimeError(reason)
+        except RuntimeError as error:
+            raise RuntimeError("applying transform") from error
+
+    monkeypatch.setattr(plain_monai, "measure", fail)
+    monkeypatch.setattr(plain_monai.resource, "setrlimit", lambda *arguments: None)
+    monkeypatch.setattr(sys, "argv", ["plain_monai", "scan", "out", "[[0, 0, 0], [1, 1, 1]]"])
+    if "allocate" in reason:
+        plain_monai.main()
+        assert json.loads(capsys.readouterr().out) is None
+    else:
+        with pytest.raises(RuntimeError, match="applying transform"):
+            plain_monai.main()
+
+
 @pytest.mark.slow
 def test_benchmark_of_a_small_scan(tmp_path):
     """Runs everything but the peers, and gates memory and multiplications; no time is asserted."""
     scan = make_scan(tmp_path, 200, 128)
-    run = _segmented(scan, tmp_path / "out")
+    turn = _segmented(scan, tmp_path, Namespace(no_peers=False, float32=False))
+    run = turn["runs"]
     assert set(run["seconds"]) == set(tables.STEPS)
     assert max(run["peaks_gb"].values()) < run["forecast_gb"]
     assert max(run["peaks_gb"].values()) < 1.7
     assert run["multiplications"]["vert_seg"] == pytest.approx(run["windows"] * STAGE_THREE, rel=0.01)
     assert sum(run["multiplications"].values()) < 0.4e12
     assert len(run["vertebrae"]) > run["windows"] > 1
-    measured = _summary(200, scan, [run], tmp_path, {})
+    assert not turn["eager"]["bfloat16"]
+    assert turn["eager"]["vertebrae"] == run["vertebrae"]
+    measured = _summary(200, scan, [turn], tmp_path, {})
     assert measured.name == "lumbar (200)"
+    assert measured.plain == [turn["plain"]]
+    plain, ours = (
+        np.asarray(nib.load(tmp_path / "out" / f"200_slices_{name}.nii.gz").dataobj)
+        for name in ("plain", "segmentation")
+    )
+    for label in np.unique(ours)[2:]:  # whole vertebrae; on voxels of 3.2 mm nearest and linear differ at every border
+        assert dice(plain, ours, label) > 0.85
     assert str(run["windows"]) in tables.scans_table([measured])

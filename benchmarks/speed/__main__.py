@@ -16,6 +16,7 @@ import sys
 import tempfile
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, nargs="+", default=list(SIZES), help="of each scan, 0.8 mm apart")
     parser.add_argument("--plane", type=int, default=PLANE, help="voxels across (default: 512)")
     parser.add_argument("--repeats", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--no-peers", action="store_true", help="leave the other networks out")
+    parser.add_argument("--no-peers", action="store_true", help="ours alone: no other networks, no MONAI")
     parser.add_argument("--float32", action="store_true", help="as on a processor that is slow in bfloat16")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +41,7 @@ def main() -> None:
 def _run(options: argparse.Namespace, folder: Path) -> None:
     peers = {} if options.no_peers else {name: TimedPeer(peer) for name, peer in PEERS.items()}
     scans = {slices: _made(folder, slices, options.plane) for slices in options.slices}
-    rates, seconds, runs = [], {name: [] for name in peers}, {slices: [] for slices in scans}
+    rates, seconds, turns = [], {name: [] for name in peers}, {slices: [] for slices in scans}
     for turn in range(options.repeats):
         _say(f"turn {turn + 1} of {options.repeats}: machine")
         rates.append(machine_rates(next(iter(scans.values()))))
@@ -49,9 +50,9 @@ def _run(options: argparse.Namespace, folder: Path) -> None:
             seconds[name].append(peer.window_seconds())
         for slices, path in scans.items():
             _say(f"  {path.name}")
-            runs[slices].append(_segmented(path, folder / "out", *(["--float32"] if options.float32 else [])))
+            turns[slices].append(_segmented(path, folder, options))
     best = {name: max(rate[name] for rate in rates) for name in rates[0]}
-    measured = [_summary(slices, path, runs[slices], folder, peers) for slices, path in scans.items()]
+    measured = [_summary(slices, path, turns[slices], folder, peers) for slices, path in scans.items()]
     _report(measured, rates, best, peers, seconds)
 
 
@@ -60,18 +61,31 @@ def _made(folder: Path, slices: int, plane: int) -> Path:
     return make_scan(folder, slices, plane)
 
 
-def _segmented(scan: Path, output_dir: Path, *options: str) -> dict:
-    """Segment one scan in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.speed.ours", str(scan), str(output_dir), *options]
+def _segmented(scan: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Segment one scan in all ways that are compared; return what was measured, as `tables.Measured` names it."""
+    ours = _in_process("ours", scan, folder / "out", *(["--float32"] if options.float32 else []))
+    if options.no_peers:
+        return {"runs": ours}
+    eager = _in_process("ours", scan, folder / "eager", "--eager")
+    plain = _in_process("plain_monai", scan, folder / "out", json.dumps(ours["spine_box_mm"]))
+    return {"runs": ours, "eager": eager, "plain": plain}
+
+
+def _in_process(module: str, scan: Path, output_dir: Path, *options: str) -> Any:
+    """Segment one scan with a module of this package in a process of its own; return what it measured."""
+    command = [sys.executable, "-m", f"{__package__}.{module}", str(scan), str(output_dir), *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _summary(slices: int, path: Path, runs: list[dict], folder: Path, peers: dict[str, TimedPeer]) -> tables.Measured:
+def _summary(
+    slices: int, path: Path, turns: list[dict[str, Any]], folder: Path, peers: dict[str, TimedPeer]
+) -> tables.Measured:
     view = SIZES[min(SIZES, key=lambda size: abs(size - slices))][0]
     mask = folder / "out" / path.name.replace(".nii.gz", "_segmentation.nii.gz")
-    windows = {name: peer.count_windows(runs[0]["spine_box_mm"]) for name, peer in peers.items()}
-    return tables.Measured(f"{view} ({slices})", runs, deflate_seconds(mask), windows)
+    windows = {name: peer.count_windows(turns[0]["runs"]["spine_box_mm"]) for name, peer in peers.items()}
+    documents = {key: [turn[key] for turn in turns] for key in turns[0]}
+    return tables.Measured(f"{view} ({slices})", deflate=deflate_seconds(mask), windows=windows, **documents)
 
 
 def _report(
@@ -94,6 +108,7 @@ def _report(
     if peers:
         multiplications = {name: peer.multiplications for name, peer in peers.items()}
         print(tables.peers_table(measured, multiplications, seconds), end="\n\n")
+        print(tables.plain_table(measured), end="\n\n")
     print("\n".join(f"- {line}" for line in tables.findings(measured, best)))
 
 

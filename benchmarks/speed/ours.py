@@ -1,8 +1,8 @@
 """One scan through `vertebrae`, step by step, in a process of its own.
 
-    python -m benchmarks.speed.ours SCAN OUTPUT [--float32]
+    python -m benchmarks.speed.ours SCAN OUTPUT [--float32 | --eager]
 
-Prints one JSON document.
+Prints one JSON document. `--eager` runs the networks as they were trained: float32, norms apart, every level.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 
-def measure(scan_path: Path, output_dir: Path, *, float32: bool = False) -> dict[str, Any]:
+def measure(scan_path: Path, output_dir: Path, *, float32: bool = False, eager: bool = False) -> dict[str, Any]:
     """Segment one scan and return what it cost; times in seconds, memory in GB of 10^9 bytes."""
     begun = time.perf_counter()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command does
-    from pipeline import VertebraePipeline, engines, read_scan
+    from pipeline import VertebraePipeline, engines, read_scan, stage
     from pipeline.memory import forecast_gb
+    from pipeline.networks import LevelUNet
     from pipeline.results import write_result
     from pipeline.run import STAGES, Result
 
     from .steps import Multiplications, Steps, watched
 
-    if float32:
+    if float32 or eager:
         engines.has_fast_bfloat16 = lambda device: False
+    if eager:
+        stage.fold_batch_norm, LevelUNet.any_levels = (lambda network: None), False
     steps = Steps()
     with steps("start"):
         pipeline = VertebraePipeline("cpu")
@@ -60,4 +63,5 @@ def measure(scan_path: Path, output_dir: Path, *, float32: bool = False) -> dict
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), float32="--float32" in sys.argv[3:])))
+    options = {name: f"--{name}" in sys.argv[3:] for name in ("float32", "eager")}
+    print(json.dumps(measure(Path(sys.argv[1]), Path(sys.argv[2]), **options)))

@@ -13,12 +13,23 @@ STEPS = ("start", "read", "spine_loc/resample", "spine_loc/network", "spine_loc"
 
 
 class Measured(NamedTuple):
-    """All runs of one scan (documents of `ours.measure`), the time zlib takes for its mask, windows by peer."""
+    """What was measured of one scan.
+
+    Attributes:
+        name: what is in view.
+        runs: documents of `ours.measure`.
+        deflate: the time zlib takes for the mask.
+        windows: by peer.
+        eager: documents of `ours.measure` with the networks as they were trained.
+        plain: documents of `plain_monai.measure`; None where memory was too small.
+    """
 
     name: str
     runs: list[dict[str, Any]]
     deflate: float
     windows: dict[str, int]
+    eager: Sequence[dict[str, Any]] = ()
+    plain: Sequence[dict[str, Any] | None] = ()
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -108,11 +119,42 @@ def peers_table(scans: Sequence[Measured], multiplications: dict[str, int], seco
         for scan in scans:
             windows = scan.windows[name]
             total = windows * median(times)
-            ours = median(run["end_to_end"] - run["seconds"]["start"] for run in scan.runs)
             cells += [str(windows), f"{windows * multiplications[name] / 1e12:.2f}", f"{total:.0f}"]
-            cells += [f"{total / ours:.1f}"]
+            cells += [f"{total / _without_start(scan):.1f}"]
         rows.append(cells)
     return table(head, rows)
+
+
+def plain_table(scans: Sequence[Measured]) -> str:
+    """Return one line per scan: what straightforward MONAI takes, and how often ours that is."""
+    rows = []
+    for scan in scans:
+        runs = [run for run in scan.plain if run]
+        if len(runs) < len(scan.plain):
+            rows.append([scan.name, *["memory too small"] * 7])
+            continue
+        stages = [spread([run["seconds"][stage] for run in runs]) for stage in ("spine_loc", "vert_loc", "vert_seg")]
+        total, peaks = [sum(run["seconds"].values()) for run in runs], [max(run["peaks_gb"].values()) for run in runs]
+        ours, our_peak = _without_start(scan), median(max(run["peaks_gb"].values()) for run in scan.runs)
+        rows.append([scan.name, *stages, spread(total), f"{median(total) / ours:.1f}",
+                     spread(peaks, 2), f"{median(peaks) / our_peak:.1f}"])  # fmt: skip
+    head = ["straightforward MONAI", "stage 1, s", "stage 2, s", "stage 3, s", "all, s", "× ours", "peak, GB", "× ours"]
+    return table(head, rows)
+
+
+def _without_start(scan: Measured) -> float:
+    return median(run["end_to_end"] - run["seconds"]["start"] for run in scan.runs)
+
+
+def _against_eager(scan: Measured) -> str:
+    """Return how often the networks' time theirs in eager float32 is."""
+    stages = scan.runs[0]["multiplications"]
+    ours, eager = (
+        [median(run["seconds"][f"{stage}/network"] for run in runs) for stage in stages]
+        for runs in (scan.runs, scan.eager)
+    )
+    ratios = ", ".join(f"{theirs / own:.1f}" for theirs, own in zip(eager, ours, strict=True))
+    return f"networks {sum(ours):.2f} s, in eager float32 {sum(eager) / sum(ours):.1f} × that (by stage {ratios})"
 
 
 def findings(scans: Sequence[Measured], rates: dict[str, float]) -> list[str]:
@@ -121,9 +163,11 @@ def findings(scans: Sequence[Measured], rates: dict[str, float]) -> list[str]:
     for scan in scans:
         seconds, floor = around_networks(scan, rates)
         lines.append(f"{scan.name}: all but networks and start {seconds:.2f} s, {seconds / floor:.1f} × its floor")
+        if scan.eager:
+            lines.append(f"{scan.name}: {_against_eager(scan)}")
     first, last = scans[0], scans[-1]
     if first is not last:
-        took = [median(r["end_to_end"] - r["seconds"]["start"] for r in scan.runs) for scan in (first, last)]
+        took = [_without_start(scan) for scan in (first, last)]
         peaks = [max(max(r["peaks_gb"].values()) for r in scan.runs) for scan in (first, last)]
         size = last.runs[0]["voxel_bytes"] / first.runs[0]["voxel_bytes"]
         ratios = f"{took[1] / took[0]:.1f} × the time, {peaks[1] / peaks[0]:.2f} × the memory"
