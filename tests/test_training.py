@@ -123,6 +123,13 @@ def test_tensorboard_gets_scalars_and_pictures(dataset, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     workflow_of(dataset, tmp_path, 1, use_tensorboard=True).run()
     events = accumulator.EventAccumulator(str(tmp_path))
+def test_no_more_workers_than_cores(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
+    workflow = workflow_of(dataset, tmp_path, 1, num_workers=4)
+    loaders = [workflow.parser.get_parsed_content(f"{part}::dataloader") for part in ("train", "validate")]
+    assert [loader.num_workers for loader in loaders] == [1, 1]
+
+
     events.Reload()
     assert {"loss", "val_center_error_mm"} <= set(events.Tags()["scalars"])
     assert events.Tags()["images"] == ["output_CHW"]
