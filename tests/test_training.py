@@ -18,11 +18,14 @@ from monai.bundle import ConfigWorkflow
 from pipeline.cli import main
 from pipeline.handlers import newest_checkpoint
 from pipeline.networks import UNet3D
+from pipeline.landmarks import read_csv, write_csv
 from pipeline.training import parse_overrides, stage_names, train
 from pipeline.training_memory import training_bytes
 
 CPU = torch.device("cpu")
 SMALL = {"spine_loc": {"window": [24, 24, 56], "elastic_mm": 8.0, "features": [2, 2, 4, 4]}}
+NARROW = {"features": [2, 2, 4, 4]}
+PARTS = {"spine_loc": NARROW, "vert_loc": {"num_filters": 2, "spatial_filters": 2}, "vert_seg": NARROW}
 QUIET = {"use_tensorboard": False, "show_progress": False, "num_workers": 0, "device": CPU}
 
 
@@ -267,6 +270,36 @@ LEARN = {
         "spacing_mm": 2.0,
     },
 }
+def test_too_many_corrupt_files_in_the_middle_of_an_epoch(tmp_path, capfd):
+    """Read by another process, each time anew. The sentence came after two tracebacks of that process."""
+    names = [f"s{i:02}" for i in range(22)]
+    broken = write_dataset(tmp_path / "data", dict.fromkeys(names, ("L1", "L2")), val=("s21",), spacing_mm=(6, 6, 6))
+    for name in ("s05", "s06"):
+        path = broken / "images" / f"{name}.nii.gz"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    settings = ["window=[16,16,16]", "features=[2,2,4,4]", "elastic_mm=0", "cache_rate=0", "show_progress=false"]
+    arguments = ["--data-dir", str(broken), "--output-dir", str(tmp_path / "out"), "--stage", "1", "--epochs", "1"]
+    assert (
+        main(["train", *arguments, "--from-scratch", "--num-workers", "1", "--set", *settings, "use_tensorboard=false"])
+        == 2
+    )
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith("vertebrae: spine_loc: 2 of 21 scans cannot be read; the last was s0")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_landmarks_in_another_frame_are_not_trained_on(name, dataset, tmp_path):
+    """In a data folder that nobody prepared: LPS for RAS."""
+    wrong = shutil.copytree(dataset, tmp_path / "data")
+    write_csv(wrong / "landmarks" / "a.csv", read_csv(wrong / "landmarks" / "a.csv") * [-1, -1, 1])
+    small = {"window": [32, 32, 32], "elastic_mm": 0.0, **(PARTS[name])}
+    with pytest.raises(
+        ValueError, match=f"{name}: 1 of 2 scans cannot be read; the last was a: .* as LPS mm they would"
+    ):
+        train(wrong, tmp_path / "out", name, checkpoint=None, epochs=1, **small, **QUIET)
+
+
 
 
 def without_augmentation(name: str) -> dict:
