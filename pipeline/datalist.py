@@ -48,7 +48,8 @@ def read_split(
                 raise ValueError(f"{sample[key]}: not found, but {path} names {sample['filename_or_obj']}")
     samples = [sample for sample in samples if "label" in sample or not masks]
     if not samples:
-        raise ValueError(f"{path}: no scan{' with a mask' if masks else ''} to {split} on (fold {fold})")
+        purpose = "validate" if split == "val" else split
+        raise ValueError(f"{path}: no scan{' with a mask' if masks else ''} to {purpose} on (fold {fold})")
     return samples * repeat
 
 
