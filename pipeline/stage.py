@@ -67,10 +67,8 @@ class Stage:
         return sample
 
 
-def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Load weights into a network: a state dict, one under "model", or the average in the state that a training left.
-
-    Half precision is fine.
+def load_weights(network: nn.Module, path: Path, name: str, part: str = "model") -> None:
+    """Load a state dict (plain, or that part of a file; half precision is fine) into a network.
 
     Raises:
         ValueError: the file is missing, unreadable, or belongs to another network.
@@ -78,15 +76,11 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: no weights for {name} there")
     try:
-        network.load_state_dict(_weights_of(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state.get(part, state))
     except Exception as error:  # torch raises many types for a file that is not a checkpoint
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: not weights for {name}: {reason}") from error
-
-
-def _weights_of(path: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return next((state[key] for key in ("model", "ema") if key in state), state)
 
 
 def fold_batch_norm(network: nn.Module) -> None:
@@ -99,7 +93,8 @@ def fold_batch_norm(network: nn.Module) -> None:
 
 def export_weights(checkpoint: Path, target: Path) -> None:
     """Write a checkpoint's state dict in half precision, as bundles ship it; integers (counters) stay as they are."""
-    state = _weights_of(checkpoint)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
     small = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     with atomic_path(Path(target)) as temporary:
         torch.save(small, temporary)

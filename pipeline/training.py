@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .datalist import read_split
+from .datalist import list_of, read_split
 from .handlers import newest_checkpoint
 from .run import STAGES, _device
 from .stage import bundles_root, load_weights
@@ -52,11 +52,9 @@ def train(
     Raises:
         ValueError: bad data or arguments, a loss that is no longer a number, or too little memory.
     """
-    names = stage_names(stage)
     job = _Job(Path(data_dir), Path(output_dir), checkpoint, resume, overrides)
-    for name in names:
-        _check(name, job)
-    return {name: _train_one(name, job, announce) for name in names}
+    data = {name: _check(name, job) for name in stage_names(stage)}
+    return {name: _train_one(name, found, job, announce) for name, found in data.items()}
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ def device_of(gpu: int | None) -> torch.device:
     return _device("auto" if gpu is None else f"cuda:{gpu}")
 
 
-def _check(name: str, job: _Job) -> None:
-    """Refuse what would fail later: unknown keys, unusable data, a folder that holds another training."""
+def _check(name: str, job: _Job) -> str:
+    """Refuse unknown keys, unusable data and a folder that holds another training; return a sentence on the data."""
     from monai.bundle import ConfigParser
 
     config = ConfigParser.load_config_file(str(bundles_root() / name / "configs" / "train.json"))
@@ -114,6 +112,7 @@ def _check(name: str, job: _Job) -> None:
         raise ValueError(f"batch_size {batch}: {job.data_dir} has only {counts[0]} scans to train {name} on")
     if job.earlier(name) and not job.resume:
         raise ValueError(f"{job.earlier(name)} is of an earlier training: resume it, or name another output folder")
+    return f"{counts[0]} scans to train on and {counts[1]} to validate, listed in {list_of(job.data_dir)}"
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:
@@ -126,13 +125,15 @@ def _check_kind(key: str, value: Any, default: Any) -> None:
         raise ValueError(f"{key} {value}: expected at least 1")
 
 
-def _train_one(name: str, job: _Job, announce: Callable[[str], None]) -> Path:
-    """Run one bundle's training workflow and return its best weights."""
+def _train_one(name: str, data: str, job: _Job, announce: Callable[[str], None]) -> Path:
+    """Run one bundle's training workflow on what `data` describes and return its best weights."""
+    announce(f"{name}: {data}")
     workflow = _workflow(name, job)
     expected, earlier = describe_memory(workflow.parser), job.earlier(name)
     beginning = Path(earlier) if earlier else job.start(name)
     if beginning:
-        load_weights(workflow.parser.get_parsed_content("network_def"), beginning, f"{name} as configured")
+        network, part = workflow.parser.get_parsed_content("network_def"), "ema" if earlier else "model"
+        load_weights(network, beginning, f"{name} as configured", part)
     announce(f"{name}: {expected}; starting from {beginning or 'random weights'}")
     try:
         workflow.initialize()

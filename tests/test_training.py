@@ -158,8 +158,9 @@ def test_train_from_python(dataset, tmp_path):
     )
     assert best == {"spine_loc": tmp_path / "spine_loc" / "model.pt"}
     assert best["spine_loc"].is_file()
-    assert said[0].startswith("spine_loc: 2 windows of 24 x 24 x 56 voxels a step need about 0.0 GB")
-    assert said[0].endswith("starting from random weights")
+    assert said[0] == f"spine_loc: 2 scans to train on and 1 to validate, listed in {dataset}"
+    assert said[1].startswith("spine_loc: 2 windows of 24 x 24 x 56 voxels a step need about 0.0 GB")
+    assert said[1].endswith("starting from random weights")
     with pytest.raises(ValueError, match=r"resume_checkpoint_1\.pt is of an earlier training"):
         train(dataset, tmp_path, 1, checkpoint=None)
 
