@@ -59,7 +59,7 @@ def read_annotation(image: Path, mask: Path | None, centroids: Path | None, corr
     grid = _grid(image)
     labels, affine = read_mask(mask) if mask else (None, grid.affine)
     if labels is not None:
-        _check_same_view(image, grid, Path(str(mask)), Grid(labels.shape, affine))
+        check_same_view(image, grid, Path(str(mask)), Grid(labels.shape, affine))
         labels = relabeled(labels, corrections)
     if centroids is None:
         landmarks_mm, source = derive_landmarks(labels, affine), "mask"  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def _corrected(landmarks_mm: np.ndarray, corrections: dict[int, int]) -> np.ndar
     return result
 
 
-def _check_same_view(image: Path, grid: Grid, mask: Path, own: Grid) -> None:
+def check_same_view(image: Path, grid: Grid, mask: Path, own: Grid) -> None:
     """Refuse a mask that covers another part of space than the scan."""
     apart = np.abs(bounds_mm(grid) - bounds_mm(own)).max()
     limit = max(spacing_mm(grid.affine).max(), spacing_mm(own.affine).max())

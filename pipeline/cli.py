@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vertebrae: {_sentence(error)}", file=sys.stderr)
         return 3 if isinstance(error, NoSpineFound) else 2
     except KeyboardInterrupt:
-        print("vertebrae: interrupted; finished scans are kept", file=sys.stderr)
+        print("vertebrae: interrupted; what was finished is kept", file=sys.stderr)
         return 130
 
 

@@ -29,7 +29,7 @@ def read_split(
     The ID goes under the key where MONAI looks for a name (`filename_or_obj`), so that metric tables state it.
 
     Args:
-        dataset_dir: a data folder, a datalist file, or a folder that holds `datalist.json`.
+        dataset_dir: a data folder, a datalist file, or a folder that holds `datalist.json` (see `list_of`).
         split: "train", "val" or "test".
         fold: the fold of a datalist to validate on; the others are trained on.
         masks: leave out the scans without a mask.
@@ -38,9 +38,7 @@ def read_split(
     Raises:
         ValueError: a list is missing or empty, names a scan or a patient twice, or a file of a scan is missing.
     """
-    path = Path(dataset_dir)
-    if path.is_dir() and not (path / "train.txt").is_file() and (path / "datalist.json").is_file():
-        path = path / "datalist.json"
+    path = list_of(dataset_dir)
     samples = _read_datalist(path, split, fold) if path.suffix == ".json" else _read_folder(path, split)
     for sample in samples:
         for key in ("image", "label", "landmarks_mm"):
@@ -48,8 +46,15 @@ def read_split(
                 raise ValueError(f"{sample[key]}: not found, but {path} names {sample['filename_or_obj']}")
     samples = [sample for sample in samples if "label" in sample or not masks]
     if not samples:
-        raise ValueError(f"{path}: no scan{' with a mask' if masks else ''} to {split} on (fold {fold})")
+        purpose = "validate" if split == "val" else split
+        raise ValueError(f"{path}: no scan{' with a mask' if masks else ''} to {purpose} on (fold {fold})")
     return samples * repeat
+
+
+def list_of(dataset_dir: str | Path) -> Path:
+    """Return the datalist that counts: the file itself, or that of a folder, which goes before `train.txt` there."""
+    listed = Path(dataset_dir) / "datalist.json"
+    return listed if listed.is_file() else Path(dataset_dir)
 
 
 def _read_folder(folder: Path, split: str) -> list[dict[str, Any]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EMAHandler, ProgressBar
+from ignite.handlers import EarlyStopping, EMAHandler
 from monai.engines import IterationEvents
-from monai.handlers import from_engine
 from monai.visualize import blend_images
 from torch import Tensor, nn
+from tqdm import tqdm
 
 
 class GuardedGradients:
@@ -88,17 +89,6 @@ class AveragedWeights(EMAHandler):
         super()._update_ema_model(engine, name)
 
 
-class TrainingProgress(ProgressBar):
-    """One bar for the whole training, validation included, with the loss and the time that is left."""
-
-    def attach(self, engine: Engine) -> None:
-        """Advance with every step."""
-        loss = from_engine(["loss"], first=True)
-        super().attach(
-            engine, output_transform=lambda output: {"loss": loss(output)}, closing_event_name=Events.COMPLETED
-        )
-
-
 class MetricScore:
     """Score of a validation run for early stopping and for the best weights: a metric, or its negative.
 
@@ -113,6 +103,58 @@ class MetricScore:
     def __call__(self, engine: Engine) -> float:
         """Return the score of the evaluator's last run."""
         return self.sign * float(engine.state.metrics[self.name])
+
+
+class TrainingProgress:
+    """A bar over the whole training, with the loss and the time that is left, and a line for every validation.
+
+    The bar shows on a terminal only, the lines wherever standard error goes.
+
+    Args:
+        name: what is trained; stands before both.
+        evaluator: of the validation.
+        early_stop: knows the best score, also that of a run before this one; its score is a `MetricScore`.
+        disable: show nothing.
+    """
+
+    def __init__(self, name: str, evaluator: Engine, early_stop: EarlyStopping, disable: bool = False) -> None:
+        self.name, self.evaluator, self.early_stop, self.disable = name, evaluator, early_stop, disable
+        self.bar: Any = None
+        self.losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Advance with every step of the trainer; speak after the validations, once their score is known."""
+        if not self.disable:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.advance)
+            engine.add_event_handler(Events.COMPLETED, self.close)
+            engine.add_event_handler(Events.EXCEPTION_RAISED, self.close)
+            self.evaluator.add_event_handler(Events.COMPLETED, self.report, engine)
+
+    def advance(self, engine: Engine) -> None:
+        """Count a step."""
+        state, loss = engine.state, float(engine.state.output[0]["loss"])
+        self.losses.append(loss)
+        if self.bar is None:
+            steps = state.max_epochs * state.epoch_length
+            self.bar = tqdm(total=steps, initial=state.iteration - 1, desc=self.name, unit="step", disable=None)
+        self.bar.set_postfix(epoch=f"{state.epoch}/{state.max_epochs}", loss=f"{loss:.3g}", refresh=False)
+        self.bar.update()
+
+    def report(self, _: Engine, trainer: Engine) -> None:
+        """Say what a validation found, and the mean loss since the one before; epoch 0 = before any training."""
+        score, state = self.early_stop.score_function, trainer.state
+        loss = f"loss {sum(self.losses) / len(self.losses):.3g}, " if self.losses else ""
+        value, best = score(self.evaluator), self.early_stop.best_score
+        found = f"{score.name} {score.sign * value:.4g}, best {score.sign * best:.4g}"
+        tqdm.write(f"{self.name}: epoch {state.epoch} of {state.max_epochs}, {loss}{found}", file=sys.stderr)
+        self.losses.clear()
+
+    def close(self, _: Engine, error: BaseException | None = None) -> None:
+        """Leave the bar as it is, also where a step has failed."""
+        if self.bar is not None:
+            self.bar.close()
+        if error:
+            raise error
 
 
 def newest_checkpoint(folder: str, prefix: str = "resume") -> str:

@@ -67,8 +67,8 @@ class Stage:
         return sample
 
 
-def load_weights(network: nn.Module, path: Path, name: str) -> None:
-    """Load a state dict (plain, or under "model"; half precision is fine) into a network.
+def load_weights(network: nn.Module, path: Path, name: str, part: str = "model") -> None:
+    """Load a state dict (plain, or that part of a file; half precision is fine) into a network.
 
     Raises:
         ValueError: the file is missing, unreadable, or belongs to another network.
@@ -77,7 +77,7 @@ def load_weights(network: nn.Module, path: Path, name: str) -> None:
         raise ValueError(f"{path}: no weights for {name} there")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("model", state))
+        network.load_state_dict(state.get(part, state))
     except Exception as error:  # torch raises many types for a file that is not a checkpoint
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: not weights for {name}: {reason}") from error

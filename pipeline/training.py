@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .datalist import read_split
+from .datalist import list_of, read_split
 from .handlers import newest_checkpoint
 from .run import STAGES, _device
 from .stage import bundles_root, load_weights
@@ -52,11 +52,9 @@ def train(
     Raises:
         ValueError: bad data or arguments, a loss that is no longer a number, or too little memory.
     """
-    names = stage_names(stage)
     job = _Job(Path(data_dir), Path(output_dir), checkpoint, resume, overrides)
-    for name in names:
-        _check(name, job)
-    return {name: _train_one(name, job, announce) for name in names}
+    data = {name: _check(name, job) for name in stage_names(stage)}
+    return {name: _train_one(name, found, job, announce) for name, found in data.items()}
 
 
 @dataclass(frozen=True)
@@ -95,31 +93,48 @@ def device_of(gpu: int | None) -> torch.device:
     return _device("auto" if gpu is None else f"cuda:{gpu}")
 
 
-def _check(name: str, job: _Job) -> None:
-    """Refuse what would fail later: unknown keys, unusable data, a folder that holds another training."""
+def _check(name: str, job: _Job) -> str:
+    """Refuse unknown keys, unusable data and a folder that holds another training; return a sentence on the data."""
     from monai.bundle import ConfigParser
 
     config = ConfigParser.load_config_file(str(bundles_root() / name / "configs" / "train.json"))
-    for key in job.overrides:
+    for key, value in job.overrides.items():
         top = key.split("::")[0]
         if top not in config or top in OWN_KEYS:
             close = difflib.get_close_matches(top, set(config) - set(OWN_KEYS), 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"{key!r} is no key of {name}'s train.json to be set like this{hint}")
-    for split in ("train", "val"):
-        read_split(str(job.data_dir), split, fold=job.overrides.get("fold", 0), masks=name == "vert_seg")
+        _check_kind(key, value, config.get(key))
+    fold, masks = job.overrides.get("fold", 0), name == "vert_seg"
+    counts = [len(read_split(str(job.data_dir), split, fold=fold, masks=masks)) for split in ("train", "val")]
+    batch = job.overrides.get("batch_size", config["batch_size"])
+    if isinstance(batch, int) and counts[0] < batch:
+        raise ValueError(f"batch_size {batch}: {job.data_dir} has only {counts[0]} scans to train {name} on")
     if job.earlier(name) and not job.resume:
         raise ValueError(f"{job.earlier(name)} is of an earlier training: resume it, or name another output folder")
+    return f"{counts[0]} scans to train on and {counts[1]} to validate, listed in {list_of(job.data_dir)}"
 
 
-def _train_one(name: str, job: _Job, announce: Callable[[str], None]) -> Path:
-    """Run one bundle's training workflow and return its best weights."""
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than a key's default, and counts below one; expressions may become anything."""
+    expected = next((kind for kind in ((list, tuple), (int, float)) if isinstance(default, kind)), None)
+    expression = isinstance(value, str) and value[:1] in ("$", "@")
+    if expected and not expression and not isinstance(value, expected):
+        raise ValueError(f"{key} {value!r}: expected a value such as {json.dumps(default)}")
+    if key in ("epochs", "batch_size", "windows_per_scan") and not expression and value < 1:
+        raise ValueError(f"{key} {value}: expected at least 1")
+
+
+def _train_one(name: str, data: str, job: _Job, announce: Callable[[str], None]) -> Path:
+    """Run one bundle's training workflow on what `data` describes and return its best weights."""
+    announce(f"{name}: {data}")
     workflow = _workflow(name, job)
-    expected, start = describe_memory(workflow.parser), job.start(name)
-    if start:
-        load_weights(workflow.parser.get_parsed_content("network_def"), start, f"{name} as configured")
-    beginning = (job.resume and job.earlier(name)) or start or "random weights"
-    announce(f"{name}: {expected}; starting from {beginning}")
+    expected, earlier = describe_memory(workflow.parser), job.earlier(name)
+    beginning = Path(earlier) if earlier else job.start(name)
+    if beginning:
+        network, part = workflow.parser.get_parsed_content("network_def"), "ema" if earlier else "model"
+        load_weights(network, beginning, f"{name} as configured", part)
+    announce(f"{name}: {expected}; starting from {beginning or 'random weights'}")
     try:
         workflow.initialize()
         workflow.run()
@@ -135,6 +150,11 @@ def _workflow(name: str, job: _Job) -> Any:
     """Return the bundle's training workflow, not yet initialized."""
     from monai.bundle import ConfigWorkflow
 
+    for chatty in (
+        "monai.bundle.workflows",
+        "ignite.engine.engine",
+    ):  # of a missing log file; of errors, again and again
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     bundle, output_dir = bundles_root() / name, job.output_dir / name
     output_dir.mkdir(parents=True, exist_ok=True)
     return ConfigWorkflow(
@@ -143,7 +163,7 @@ def _workflow(name: str, job: _Job) -> Any:
         workflow_type="train",
         bundle_root=str(bundle),
         **{"dataset_dir": str(job.data_dir), "output_dir": str(output_dir), "resume": job.resume},
-        **{"checkpoint": str(job.start(name) or "")},
+        **{"checkpoint": "" if job.earlier(name) else str(job.start(name) or "")},
         **job.overrides,
     )
 

@@ -15,7 +15,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from .annotations import read_mask, relabeled
+from .annotations import check_same_view, choose_reading, read_mask, relabeled
 from .images import Scan, read_scan
 from .landmarks import read_landmarks
 from .spaces import Grid, average_blocks, block_factors, bounds_mm, grid_over, resample, spacing_mm, to_world
@@ -57,8 +57,7 @@ class ReadLabelsd(MapTransform):
             labels, affine = read_mask(Path(sample[key]))
             labels = relabeled(labels, sample.get("relabel") or {})
             if self.like is not None:
-                image = sample[self.like]
-                grid = Grid(tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64))
+                grid = _grid_of(sample[self.like])
                 if labels.shape != grid.shape or not np.allclose(affine, grid.affine, atol=1e-3):
                     labels, affine = resample(labels, affine, grid, order=0), grid.affine
             sample[key] = MetaTensor(torch.from_numpy(labels)[None], affine=torch.from_numpy(affine))
@@ -76,6 +75,40 @@ class ReadLandmarksd(MapTransform):
             value = read_landmarks(Path(value)) if isinstance(value, (str, Path)) else value
             sample[key] = torch.as_tensor(np.asarray(value, dtype=np.float32))
         return sample
+
+
+class CheckPlacementd(MapTransform):
+    """Refuse landmarks and a mask that do not belong where the scan is, as `vertebrae prepare` does.
+
+    Args:
+        keys: `(26, 3)` landmarks in RAS+ mm.
+        image: the scan.
+        label: its label map; without one the landmarks need only lie inside the scan.
+    """
+
+    def __init__(self, keys: str | Sequence[str], image: str = "image", label: str | None = None) -> None:
+        super().__init__(keys)
+        self.image, self.label = image, label
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample as it is.
+
+        Raises:
+            ValueError: the mask covers another part of space, or landmarks lie off the scan or off their own vertebra.
+        """
+        sample = dict(data)
+        grid, labels, own = _grid_of(sample[self.image]), None, None
+        if self.label is not None:
+            labels, own = sample[self.label].as_tensor().numpy()[0], _grid_of(sample[self.label])
+            check_same_view(Path(self.image), grid, Path(self.label), own)
+        for key in self.key_iterator(sample):
+            points_mm = np.asarray(sample[key], dtype=np.float64)
+            choose_reading(Path(key), [("RAS mm", points_mm)], labels, (own or grid).affine, grid)
+        return sample
+
+
+def _grid_of(image: MetaTensor) -> Grid:
+    return Grid(tuple(image.shape[1:]), np.asarray(image.affine, dtype=np.float64))
 
 
 class ToGridd(MapTransform):

@@ -1,10 +1,15 @@
 """The training data set: what its windows depend on, and what it does about a file that cannot be read."""
 
+import os
+
 import pytest
 import torch
 from monai.transforms import Compose, MapTransform, RandomizableTransform
 
 from pipeline.datasets import ScanDataset
+from pipeline.parallel import usable_workers
+
+TWO_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on one core
 
 
 class Draw(MapTransform, RandomizableTransform):
@@ -37,6 +42,7 @@ def values(count=4, *, seed=3, epoch=1, broken=(), cache_rate=1.0, error=ValueEr
     return found
 
 
+@TWO_WORKERS
 def test_windows_depend_on_seed_epoch_and_index_alone():
     first = [item["value"] for item in values()]
     assert [values()[i]["value"] for i in (3, 1)] == [first[3], first[1]]
@@ -61,6 +67,7 @@ def test_more_than_one_in_twenty_end_the_run(cache_rate):
         list(values(40, broken=(5, 6, 7), cache_rate=cache_rate))
 
 
+@TWO_WORKERS
 def test_workers_share_what_they_know_of_unreadable_scans():
     found = values(40, broken=(5, 6, 7), cache_rate=0.0)
     with pytest.raises(ValueError, match="3 of 40 scans cannot be read"):
@@ -70,3 +77,14 @@ def test_workers_share_what_they_know_of_unreadable_scans():
 def test_a_mistake_of_ours_is_not_an_unreadable_scan():
     with pytest.raises(RuntimeError, match="applying transform"):
         values(40, broken=(5,), error=KeyError)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (3, 3), (64, 4)])
+def test_no_more_workers_than_cores(monkeypatch, cores, workers):
+    """PyTorch warned of four workers on a machine with one core, at every start of an epoch."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert usable_workers(4) == workers
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert usable_workers(4) == workers
+    assert usable_workers(0) == 0

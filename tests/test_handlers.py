@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
 
-from pipeline.handlers import AveragedWeights, GuardedGradients, newest_checkpoint, slices
+from pipeline.handlers import (
+    AveragedWeights,
+    GuardedGradients,
+    MetricScore,
+    TrainingProgress,
+    newest_checkpoint,
+    slices,
+)
 from pipeline.losses import IGNORED
 
 CPU = torch.device("cpu")
@@ -59,6 +67,47 @@ def test_averaged_weights_by_hand():
     trainer.run()
     expected = 0.9 * (0.9 * (0.7 * (0.5 * 1) + 0.3 * 2) + 0.1 * 3) + 0.1 * 4
     np.testing.assert_allclose(ema.ema_model.weight, expected, rtol=1e-6)
+
+
+def progress_of(errors_mm: list[float], losses: list[float]) -> tuple[Engine, Engine, TrainingProgress]:
+    """Trainer and evaluator whose steps and validations give these numbers, two steps an epoch."""
+    evaluator, trainer = Engine(lambda *_: None), Engine(lambda *_: [{"loss": torch.tensor(losses.pop(0))}])
+    evaluator.add_event_handler(Events.COMPLETED, lambda e: e.state.metrics.update(error_mm=errors_mm.pop(0)))
+    stop = EarlyStopping(9, MetricScore("error_mm", lower_is_better=True), trainer)
+    evaluator.add_event_handler(Events.COMPLETED, stop)
+    progress = TrainingProgress("stage", evaluator, stop)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    progress.attach(trainer)
+    return trainer, evaluator, progress
+
+
+def test_progress_says_what_every_validation_found(capsys):
+    trainer, evaluator, progress = progress_of([7.0, 5.0, 6.25], [4.0, 2.0, 1.0, 0.5])
+    trainer.state.epoch, trainer.state.max_epochs = 0, 2
+    evaluator.run([0])
+    trainer.run([0, 0], max_epochs=2)
+    assert capsys.readouterr().err.splitlines() == [
+        "stage: epoch 0 of 2, error_mm 7, best 7",
+        "stage: epoch 1 of 2, loss 3, error_mm 5, best 5",
+        "stage: epoch 2 of 2, loss 0.75, error_mm 6.25, best 5",
+    ]
+    assert progress.bar.disable  # this is no terminal
+
+
+def test_the_bar_counts_the_whole_training_and_goes_on_after_a_resume(capsys, monkeypatch):
+    """It used to start again with every epoch, and the time left was that of the epoch."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    trainer, _, progress = progress_of([5.0] * 3, [1.0] * 8)
+    trainer.load_state_dict({"epoch_length": 2, "max_epochs": 4, "iteration": 4})
+    trainer.run([0, 0], max_epochs=4)
+    assert (progress.bar.initial, progress.bar.n, progress.bar.total) == (4, 8, 8)
+    assert "epoch=4/4, loss=1" in capsys.readouterr().err
+
+
+def test_a_mistake_passes_through_the_progress():
+    trainer, _, _ = progress_of([], ["no loss"])
+    with pytest.raises(TypeError):
+        trainer.run([0], max_epochs=1)
 
 
 def test_newest_checkpoint_is_by_number(tmp_path):

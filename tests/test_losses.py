@@ -48,6 +48,15 @@ def test_heatmap_terms_are_added_with_their_weights():
     assert float(loss(PREDICTED, TRUTH)) == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_is_no_number_is_the_guards_business():
+    """PyTorch's cross-entropy raised an error of its own before the guard could name the scans; a GPU it stopped."""
+    heatmaps = PREDICTED.clone().requires_grad_()
+    loss = HeatmapLoss()(heatmaps * torch.nan, TRUTH)
+    loss.backward()
+    assert loss.isnan()
+    assert heatmaps.grad.isnan().any()
+
+
 def test_an_empty_prediction_scores_one():
     truth = target((6.3, 9.8, 12.4), (8, 10, 17))
     assert float(only("mse")(torch.zeros_like(truth), truth)) == pytest.approx(1, abs=1e-6)

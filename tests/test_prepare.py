@@ -163,7 +163,10 @@ def test_the_lists_of_a_data_folder_are_kept(tmp_path):
     assert [item["id"] for item in document["training"]] == ["a", "c"]
     assert [item["id"] for item in document["validation"]] == ["b"]
     assert document["training"][0]["image"] == "images/a.nii.gz"
-    folder, listed = (read_split(str(path), "val") for path in (tmp_path, tmp_path / "datalist.json"))
+    listed, prepared = (read_split(str(path), "val") for path in (tmp_path / "datalist.json", tmp_path))
+    np.testing.assert_array_equal(prepared[0]["landmarks_mm"], listed[0]["landmarks_mm"])  # no file: not by val.txt
+    (tmp_path / "datalist.json").unlink()
+    folder = read_split(str(tmp_path), "val")
     assert folder[0]["image"] == listed[0]["image"]
     np.testing.assert_allclose(listed[0]["landmarks_mm"], read_csv(Path(folder[0]["landmarks_mm"])), atol=1e-3)
 

@@ -20,8 +20,9 @@ from benchmarks.speed.steps import Multiplications, Steps
 from pipeline import VertebraePipeline
 from pipeline.images import Scan
 from pipeline.labels import LABELS
+from pipeline.level_unet import LevelUNet
 from pipeline.metrics import dice
-from pipeline.networks import LevelUNet, SpatialConfigurationNet, UNet3D
+from pipeline.networks import SpatialConfigurationNet, UNet3D
 from pipeline.phantom import make_phantom
 from pipeline.spaces import spacing_mm
 from pipeline.stage import fold_batch_norm
@@ -104,7 +105,7 @@ def test_fast_and_plain_path_agree(monkeypatch):
     fast = VertebraePipeline("cpu")(scan)
     for name, value in {
         "pipeline.stage.fold_batch_norm": lambda network: None,
-        "pipeline.networks.LevelUNet.any_levels": False,
+        "pipeline.level_unet.LevelUNet.any_levels": False,
         "pipeline.spaces._is_aligned": lambda *arguments: False,
     }.items():
         monkeypatch.setattr(name, value)

@@ -6,13 +6,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from grids import OBLIQUE, STORED, landmarks, world_of
+from ball_spine import ball_spine
+from grids import OBLIQUE, STORED, image_of, landmarks, world_of
 from monai.data import MetaTensor
 
 from pipeline.images import Scan
 from pipeline.landmarks import write_csv
 from pipeline.spaces import to_voxel
-from pipeline.transforms import ReadLabelsd, ReadLandmarksd, ReadScand, ShrinkScand, ToGridd
+from pipeline.transforms import CheckPlacementd, ReadLabelsd, ReadLandmarksd, ReadScand, ShrinkScand, ToGridd
 
 
 def slope(points_mm: np.ndarray) -> np.ndarray:
@@ -178,3 +179,44 @@ def test_shrinking_keeps_the_type_and_small_scans():
     assert (small.dtype, small.shape) == (torch.int16, (1, 4, 4, 8))
     assert int(small.min()) == int(small.max()) == 99
     assert ShrinkScand("image", 0.5)({"image": image})["image"] is image
+
+
+# --- what belongs together
+
+
+def spine_sample() -> dict:
+    scan, labels, landmarks_mm = ball_spine(("T12", "L1", "L2"), "LPS", oblique=True, spacing_mm=(3, 3.5, 4))
+    return {
+        **{"image": image_of(scan.array, scan.affine), "label": image_of(labels, scan.affine)},
+        "landmarks_mm": torch.from_numpy(landmarks_mm),
+    }
+
+
+def shifted(image: MetaTensor, *shift_mm: float) -> MetaTensor:
+    affine = image.affine.numpy().copy()
+    affine[:3, 3] += shift_mm
+    return image_of(image.numpy()[0], affine)
+
+
+@pytest.mark.parametrize("label", [None, "label"])
+def test_what_fits_is_handed_on(label):
+    sample = spine_sample()
+    assert CheckPlacementd("landmarks_mm", label=label)(sample) == sample
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "message"),
+    [
+        (lambda s: s["landmarks_mm"].mul_(torch.tensor([-1, -1, 1])), None, "0 of 3 .* inside the scan .* LPS mm they"),
+        (lambda s: s["landmarks_mm"].sub_(torch.tensor([0, 0, 27])), "label", "0 of 3 .* mask of their own vertebra"),
+        (lambda s: s.update(label=shifted(s["label"], 0, 0, 9)), "label", "label: lies up to 9 mm off image"),
+        (lambda s: s["landmarks_mm"].fill_(torch.nan), None, "landmarks_mm: no landmark"),
+    ],
+    ids=["LPS", "one level off", "mask elsewhere", "none"],
+)
+def test_what_does_not_fit_is_refused(change, label, message):
+    """Without `vertebrae prepare` all of these were trained on without a word."""
+    sample = spine_sample()
+    change(sample)
+    with pytest.raises(ValueError, match=message):
+        CheckPlacementd("landmarks_mm", label=label)(sample)

@@ -1,13 +1,18 @@
 """Random windows: what lies where in a window's own frame."""
 
+import json
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from conftest import BUNDLES
 from grids import C1, L1, OBLIQUE, image_of, landmarks, world_of
+from phantoms import spine_of
 
 from pipeline.elastic import Deformation
+from pipeline.landmarks import absent
+from pipeline.masks import plan_windows
 from pipeline.spaces import to_world
 from pipeline.windows import CONTROL_POINTS, RandThickSlicesd, RandWindowd, RandWindowsd, thick_slices
 
@@ -286,3 +291,23 @@ def test_thick_slices_blur_one_axis():
         spread = [np.diff(seen, axis=axis).std() for axis in range(3)]
         assert sorted(spread)[0] < 0.8 * sorted(spread)[1]
     assert RandThickSlicesd("image", spacing_mm=8.0, prob=1.0)({"image": image})["image"] is image
+
+
+def test_stage_three_trains_where_inference_looks():
+    """Window centers as seen from the vertebrae read there: in training an offset and a shift, at inference boxes."""
+    train, inference = (
+        json.loads((BUNDLES / "vert_seg" / "configs" / f"{n}.json").read_text()) for n in ("train", "inference")
+    )
+    (windows,) = (t for t in train["train"]["random_transforms"] if "RandWindowsd" in t["_target_"])
+    apart = []
+    for seed in range(8):
+        spine = spine_of((seed, 0))
+        landmarks_mm = absent()
+        landmarks_mm[list(spine.rows)] = spine.centers_mm
+        for window in plan_windows(landmarks_mm, inference["spacing_mm"], tuple(inference["window"])):
+            center_mm = to_world(window.grid.affine, (np.array(window.grid.shape) - 1) / 2)
+            apart += [center_mm - landmarks_mm[row] for row in window.rows]
+    apart = np.array(apart)
+    np.testing.assert_allclose(apart.mean(axis=0), windows["offset_mm"], atol=3.0)
+    reached = np.abs(apart - windows["offset_mm"]) <= np.array(train["jitter_mm"])
+    assert (reached[:, :2].mean(axis=0) > 0.95).all()  # head-foot, every window shows several vertebrae

@@ -16,7 +16,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import DynUNet, SegResNet
 from torch import Tensor, nn
 
-from pipeline.networks import LevelUNet
+from pipeline.level_unet import LevelUNet
 from pipeline.spaces import grid_over
 
 from .steps import Multiplications
