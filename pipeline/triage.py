@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from .geometry import obliqueness_deg, shear_deg
+from .geometry import EXACT_DEG, obliqueness_deg, shear_deg
 from .images import Header, InputError, Scan, read_header, read_voxels
 from .memory import forecast_gb, machine_gb
 from .run import NoSpineFound, VertebraePipeline
@@ -91,9 +91,13 @@ def describe(document: Document) -> str:
     if geometry := document.get("geometry"):
         size, spacing = ("x".join(f"{value:g}" for value in geometry[key]) for key in ("shape", "spacing_mm"))
         turned = f", turned by {geometry['oblique_deg']:.0f} degrees" if geometry["oblique_deg"] > 1 else ""
-        lines.append(f"  grid: {size} voxels of {spacing} mm, axes {geometry['axcodes']}{turned}")
+        sheared = f", sheared by {geometry['shear_deg']:.2g} degrees" if geometry["shear_deg"] > EXACT_DEG else ""
+        lines.append(f"  grid: {size} voxels of {spacing} mm, axes {geometry['axcodes']}{turned}{sheared}")
         memory = document["memory"]
         lines.append(f"  memory: about {memory['forecast_gb']:.1f} of {memory['machine_gb']:.1f} GB")
+    if hu := document.get("hounsfield"):
+        shares = ", ".join(f"{hu[name]:.0%} {name.replace('_', ' ')}" for name in ("air", "soft_tissue", "bone"))
+        lines.append(f"  values: {hu['lowest']:g} to {hu['highest']:g} HU; {shares}")
     if stated := document.get("dicom"):
         lines.append("  DICOM: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stated.items()))
     if spine := document.get("spine"):

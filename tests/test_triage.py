@@ -79,6 +79,9 @@ def test_a_good_scan(check, tmp_path, axcodes, oblique):
     assert document["orientation"]["best"] == "as stated"
     assert document["warnings"] == []
     assert "case: usable\n  grid: 20x17x13 voxels of 1.3x1.7x2.1 mm, axes " + axcodes in text
+    air, soft, bone = (f"{share:.0%}" for share in shares)
+    assert f"\n  values: -1000 to 400 HU; {air} air, {soft} soft tissue, {bone} bone\n" in text
+    assert "sheared" not in text
     assert "spine: T12 to L1" in text
 
 
@@ -145,8 +148,9 @@ def test_repairs_are_reported_and_can_be_refused(check, tmp_path):
     _, _, (document,) = check(path, "--quick")
     assert document["warnings"][0].startswith("repaired: axes 0.337 degrees off right angles")
     assert document["geometry"]["shear_deg"] == 0
-    _, _, (document,) = check(path, "--quick", "--no-repair")
+    _, text, (document,) = check(path, "--quick", "--no-repair")
     assert document["geometry"]["shear_deg"] == pytest.approx(0.337, abs=1e-3)
+    assert "axes RAS, sheared by 0.34 degrees" in text
     assert document["warnings"] == []
 
 
