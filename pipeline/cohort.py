@@ -16,7 +16,7 @@ from .files import atomic_path, remove_leftovers
 from .formats import check_source
 from .images import InputError, Scan, read_header, read_voxels
 from .memory import BASE_GB, Budget, forecast_gb, out_of_memory, peak_gb, reset_peak
-from .results import write_result
+from .results import ERROR, write_result
 from .run import Result, VertebraePipeline
 from .sources import Source, content_sha256
 from .timeout import time_limit
@@ -239,7 +239,7 @@ def time_left(begun: float, count: int, total: int) -> str:
 
 
 def _error_file(run: Run, name: str) -> Path:
-    return run.output_dir / f"{name}_error.txt"
+    return run.output_dir / f"{name}{ERROR}"
 
 
 def describe(path: Path, error: Exception) -> str:
