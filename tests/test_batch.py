@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from fake_cohort import FakePipeline, make_cohort, save_preview
 
+from benchmarks.kills import compare
 from pipeline.cli import main
 from pipeline.files import remove_leftovers
 from pipeline.images import InputError
@@ -293,6 +295,22 @@ def test_the_sum_is_of_the_content(tmp_path):
     before = content_sha256(tmp_path / "c.mhd")
     (tmp_path / "c.raw").write_bytes(b"others")
     assert content_sha256(tmp_path / "c.mhd") != before
+
+
+def test_the_benchmark_of_kills_sees_what_differs(finished, tmp_path, capsys):
+    """Times and memory may differ, nothing else."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    journal, mask = tmp_path / "out" / "manifest.jsonl", tmp_path / "out" / "04_segmentation.nii.gz"
+    journal.write_text(re.sub(r'"reading": [\d.]+', '"reading": 99', journal.read_text()))
+    assert compare(finished / "out", tmp_path / "out") == 0
+    assert "5 scans done, 1 failed" in capsys.readouterr().out
+    journal.write_text(journal.read_text().replace('"T13"', '"L2"', 1))
+    mask.write_bytes(mask.read_bytes()[:-1])
+    assert compare(finished / "out", tmp_path / "out") == 1
+    assert "files that differ: 04_segmentation.nii.gz, manifest.jsonl" in capsys.readouterr().out
+    mask.unlink()
+    assert compare(finished / "out", tmp_path / "out") == 1
+    assert "files on one side: 04_segmentation.nii.gz" in capsys.readouterr().out
 
 
 def test_a_manifest_survives_a_torn_line(tmp_path):

@@ -222,6 +222,7 @@ def test_the_index_names_scans_that_failed(folders, tmp_path):
         shutil.copy(folders / "out" / name, tmp_path / "out")
     assert main(["report", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "index.html").read_text()
+    assert "1 scan, 0 of them with a warning. 1 failed:</p>" in text
     assert "torn.nii.gz: cut &lt;short&gt;</p>" in text
     assert "sound_report.html" in text
 
