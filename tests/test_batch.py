@@ -192,7 +192,9 @@ def test_a_timeout_stops_one_scan_only(finished, tmp_path):
     assert time.monotonic() - begun < 25
     assert "a_slow.nii.gz: not done after 0.5 s (--timeout)" in err
     assert "b: 3 vertebrae" in out
-    assert by_name(tmp_path / "out")["a_slow"]["status"] == "failed"
+    failed = by_name(tmp_path / "out")["a_slow"]
+    assert failed["status"] == "failed"
+    assert (tmp_path / "out" / "a_slow_error.txt").read_text() == failed["error"] + "\n", "no traceback"
 
 
 def test_a_scan_that_kills_the_process_is_given_up(finished, tmp_path):
