@@ -105,7 +105,7 @@ def kill_workers(command: list, output: Path, moments: list[int], rng: random.Ra
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)
         os.kill(rng.choice(workers), signal.SIGKILL)
-        print(f"one of {len(workers)} workers at work killed after {ended(output)} scans", flush=True)
+        print(f"a worker killed after {ended(output)} scans, {len(workers)} being at work", flush=True)
     assert process
     out, err = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
