@@ -171,6 +171,17 @@ def test_resume_redoes_what_changed_and_nothing_else(finished, tmp_path):
     assert "6 of 6 unchanged" in run(source, "-o", output, "--resume", "--formats", "ctd", pipeline=None)[1]
 
 
+def test_reports_of_one_scan_after_another(finished, tmp_path):
+    """Symptom: the second command called the scan of the first one missing, dropped its page and exited with 1."""
+    for name in ("00", "01"):
+        assert run(finished / "in" / f"{name}.nii.gz", "-o", tmp_path / "out", "--report")[0] == 0
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert all(f'<a href="{name}_report.html">' in index for name in ("00", "01"))
+    assert "image/jpeg" in (tmp_path / "out" / "00_report.html").read_text()
+    assert run(finished / "in", "-o", tmp_path / "out", "--report")[0] == 1, "03 is torn"
+    assert "03.nii.gz: cannot be read" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_models_are_loaded_once(finished, tmp_path):
     made = []
 
