@@ -64,7 +64,7 @@ def _check(command: argparse.ArgumentParser) -> None:
 
 def _report(command: argparse.ArgumentParser) -> None:
     command.add_argument("results", type=Path, help="folder written by vertebrae segment")
-    command.add_argument("--scans", help="the scans it was made from, as for segment; without them no CT and no HU")
+    command.add_argument("--scans", help="the scans it was made from, as for segment, if they were moved")
 
 
 def _selftest(command: argparse.ArgumentParser) -> None:

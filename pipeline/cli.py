@@ -70,7 +70,7 @@ def _segment(options: argparse.Namespace) -> int:
     if options.report:
         from .report import write_reports
 
-        code = max(code, write_reports(options.output, options.input))
+        code = max(code, write_reports(options.output))
     return code
 
 

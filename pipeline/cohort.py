@@ -16,11 +16,12 @@ from .files import atomic_path, remove_leftovers
 from .formats import check_source
 from .images import InputError, Scan, read_header, read_voxels
 from .memory import BASE_GB, Budget, forecast_gb, out_of_memory, peak_gb, reset_peak
-from .results import write_result
+from .results import ERROR, write_result
 from .run import Result, VertebraePipeline
 from .sources import Source, content_sha256
 from .timeout import time_limit
 
+EXPECTED = (ValueError, TimeoutError)  # the scan's fault or the user's limit: the sentence says all
 MAX_STARTS = 3  # a scan in whose course the process died this often is not tried again
 
 
@@ -196,7 +197,7 @@ def write(run: Run, loaded: Loaded, result: Result, versions: dict[str, str]) ->
     begun, name = time.perf_counter(), loaded.source.name
     try:
         paths = write_result(result, run.output_dir, versions, run.settings.formats)
-        _error_file(run, name).unlink(missing_ok=True)
+        (run.output_dir / f"{name}{ERROR}").unlink(missing_ok=True)
         record = {**loaded.record, "status": manifest.DONE, **manifest.result_facts(result)}
         writing = {"writing": round(time.perf_counter() - begun, 2)}
         record["seconds"] = {**loaded.record["seconds"], **record["seconds"], **writing}
@@ -211,8 +212,8 @@ def write_failure(run: Run, loaded: Loaded, error: Exception) -> manifest.Record
     run.release(loaded)
     sentence = describe(loaded.source.path, error)
     if run.journal:
-        trace = "" if isinstance(error, ValueError) else "".join(traceback.format_exception(error))
-        with atomic_path(_error_file(run, loaded.source.name)) as temporary:
+        trace = "" if isinstance(error, EXPECTED) else "".join(traceback.format_exception(error))
+        with atomic_path(run.output_dir / f"{loaded.source.name}{ERROR}") as temporary:
             temporary.write_text(f"{sentence}\n{trace}")
     return {**loaded.record, "status": manifest.FAILED, "error": sentence}
 
@@ -238,13 +239,9 @@ def time_left(begun: float, count: int, total: int) -> str:
     return f"[{count}/{total}, {long if minutes else f'{seconds:.0f} s'} left] "
 
 
-def _error_file(run: Run, name: str) -> Path:
-    return run.output_dir / f"{name}_error.txt"
-
-
 def describe(path: Path, error: Exception) -> str:
     """Return one sentence on why a scan failed; an error that is not about the input names its type and the scan."""
     text = " ".join(str(error).split())
     if out_of_memory(error):
         return f"{path}: not enough memory for this scan: {text or 'out of memory'}"
-    return text if isinstance(error, (ValueError, TimeoutError)) else f"{path}: {type(error).__name__}: {text}"
+    return text if isinstance(error, EXPECTED) else f"{path}: {type(error).__name__}: {text}"

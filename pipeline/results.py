@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SEGMENTATION, TABLE, PREVIEW = "_segmentation.nii.gz", "_landmarks.csv", "_preview.png"
 LANDMARKS = "_landmarks.json"
+ERROR = "_error.txt"  # beside or instead of results: why the last attempt failed
 SUFFIXES = (SEGMENTATION, TABLE, PREVIEW, LANDMARKS)  # in the order of writing: the last one marks the end
 DOUBTFUL = 0.1  # a runner-up at least this probable is shown
 

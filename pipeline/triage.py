@@ -15,8 +15,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from .geometry import obliqueness_deg, shear_deg
+from .geometry import EXACT_DEG, obliqueness_deg, shear_deg
 from .images import Header, InputError, Scan, read_header, read_voxels
+from .labels import channel_of_row
 from .memory import forecast_gb, machine_gb
 from .run import NoSpineFound, VertebraePipeline
 from .sources import Source, find_sources
@@ -27,8 +28,7 @@ FORMAT = "vertebrae-check/1"
 # Turned by the sign of x, y and z about the middle of the scan; left and right look alike to the networks.
 TURNS = {"as stated": (1, 1, 1), "head and foot swapped": (1, 1, -1), "front and back swapped": (1, -1, 1),
          "both swapped": (1, -1, -1)}  # fmt: skip
-# Another orientation must explain this much more. The one stated was best in 11 of 11 real scans, by 1.26 or more.
-CLEARLY = 1.15
+CLEARLY = 1.15  # another orientation must explain this much more; see docs/cohorts.md
 
 Document = dict[str, Any]
 
@@ -91,9 +91,13 @@ def describe(document: Document) -> str:
     if geometry := document.get("geometry"):
         size, spacing = ("x".join(f"{value:g}" for value in geometry[key]) for key in ("shape", "spacing_mm"))
         turned = f", turned by {geometry['oblique_deg']:.0f} degrees" if geometry["oblique_deg"] > 1 else ""
-        lines.append(f"  grid: {size} voxels of {spacing} mm, axes {geometry['axcodes']}{turned}")
+        sheared = f", sheared by {geometry['shear_deg']:.2g} degrees" if geometry["shear_deg"] > EXACT_DEG else ""
+        lines.append(f"  grid: {size} voxels of {spacing} mm, axes {geometry['axcodes']}{turned}{sheared}")
         memory = document["memory"]
         lines.append(f"  memory: about {memory['forecast_gb']:.1f} of {memory['machine_gb']:.1f} GB")
+    if hu := document.get("hounsfield"):
+        shares = ", ".join(f"{hu[name]:.0%} {name.replace('_', ' ')}" for name in ("air", "soft_tissue", "bone"))
+        lines.append(f"  values: {hu['lowest']:g} to {hu['highest']:g} HU; {shares}")
     if stated := document.get("dicom"):
         lines.append("  DICOM: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in stated.items()))
     if spine := document.get("spine"):
@@ -135,13 +139,13 @@ def _voxel_facts(scan: Scan) -> Document:
 
 
 def _spine_facts(pipeline: VertebraePipeline, scan: Scan) -> Document:
-    """Return which vertebrae are in view, and under which orientation the networks find most of them."""
-    found = {name: _vertebrae(pipeline, _turned(scan, signs)) for name, signs in TURNS.items()}
-    evidence = {name: sum(score for _, score in vertebrae) for name, vertebrae in found.items()}
-    best = max(evidence, key=lambda name: evidence[name])
+    """Return which vertebrae are in view, and whether they look more like vertebrae under another orientation."""
+    found = find_turned(pipeline, scan)
+    evidence = {name: sum(value for _, value in vertebrae) for name, vertebrae in found.items()}
+    best = better_turn(evidence, "as stated")
     names = [name for name, _ in found["as stated"]]
     warnings = list(scan.warnings)
-    if best != "as stated" and evidence[best] > CLEARLY * evidence["as stated"]:
+    if best != "as stated":
         region = f"{found[best][0][0]} to {found[best][-1][0]}"
         warnings.append(f"the spine looks as if the orientation were wrong: {best} (then {region})")
     return {
@@ -151,13 +155,29 @@ def _spine_facts(pipeline: VertebraePipeline, scan: Scan) -> Document:
     }
 
 
+def better_turn(evidence: dict[str, float], stated: str) -> str:
+    """Return the turn that explains a scan clearly better than the one it is stored in, else that one."""
+    best = max(evidence, key=lambda name: evidence[name])
+    return best if evidence[best] > CLEARLY * evidence[stated] else stated
+
+
+def find_turned(pipeline: VertebraePipeline, scan: Scan) -> dict[str, list[tuple[str, float]]]:
+    """Return the vertebrae that the first two stages find under every turn of a scan, with the evidence for each.
+
+    Evidence is how sure the network is of a body, times its share for the level that the whole spine gives it: bodies
+    are found upside down as well, but their levels then contradict their order.
+    """
+    return {name: _vertebrae(pipeline, _turned(scan, signs)) for name, signs in TURNS.items()}
+
+
 def _vertebrae(pipeline: VertebraePipeline, scan: Scan) -> list[tuple[str, float]]:
-    """Return name and score of every vertebra that the first two stages find; none if there is no spine."""
+    """Return name and evidence of every vertebra; none if there is no spine."""
     try:
         labelling = pipeline.find_vertebrae(scan, pipeline.find_spine(scan))
     except NoSpineFound:
         return []
-    return [(vertebra.name, vertebra.score) for vertebra in labelling.vertebrae]
+    shares = labelling.candidates.evidence
+    return [(v.name, v.score * float(shares[v.candidate, channel_of_row(v.row)])) for v in labelling.vertebrae]
 
 
 def _turned(scan: Scan, signs: tuple[int, int, int]) -> Scan:

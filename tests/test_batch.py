@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from fake_cohort import FakePipeline, make_cohort, save_preview
 
+from benchmarks.kills import compare
 from pipeline.cli import main
 from pipeline.files import remove_leftovers
 from pipeline.images import InputError
@@ -169,6 +171,17 @@ def test_resume_redoes_what_changed_and_nothing_else(finished, tmp_path):
     assert "6 of 6 unchanged" in run(source, "-o", output, "--resume", "--formats", "ctd", pipeline=None)[1]
 
 
+def test_reports_of_one_scan_after_another(finished, tmp_path):
+    """Symptom: the second command called the scan of the first one missing, dropped its page and exited with 1."""
+    for name in ("00", "01"):
+        assert run(finished / "in" / f"{name}.nii.gz", "-o", tmp_path / "out", "--report")[0] == 0
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert all(f'<a href="{name}_report.html">' in index for name in ("00", "01"))
+    assert "image/jpeg" in (tmp_path / "out" / "00_report.html").read_text()
+    assert run(finished / "in", "-o", tmp_path / "out", "--report")[0] == 1, "03 is torn"
+    assert "03.nii.gz: cannot be read" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_models_are_loaded_once(finished, tmp_path):
     made = []
 
@@ -190,7 +203,9 @@ def test_a_timeout_stops_one_scan_only(finished, tmp_path):
     assert time.monotonic() - begun < 25
     assert "a_slow.nii.gz: not done after 0.5 s (--timeout)" in err
     assert "b: 3 vertebrae" in out
-    assert by_name(tmp_path / "out")["a_slow"]["status"] == "failed"
+    failed = by_name(tmp_path / "out")["a_slow"]
+    assert failed["status"] == "failed"
+    assert (tmp_path / "out" / "a_slow_error.txt").read_text() == failed["error"] + "\n", "no traceback"
 
 
 def test_a_scan_that_kills_the_process_is_given_up(finished, tmp_path):
@@ -293,6 +308,22 @@ def test_the_sum_is_of_the_content(tmp_path):
     before = content_sha256(tmp_path / "c.mhd")
     (tmp_path / "c.raw").write_bytes(b"others")
     assert content_sha256(tmp_path / "c.mhd") != before
+
+
+def test_the_benchmark_of_kills_sees_what_differs(finished, tmp_path, capsys):
+    """Times and memory may differ, nothing else."""
+    shutil.copytree(finished / "out", tmp_path / "out")
+    journal, mask = tmp_path / "out" / "manifest.jsonl", tmp_path / "out" / "04_segmentation.nii.gz"
+    journal.write_text(re.sub(r'"reading": [\d.]+', '"reading": 99', journal.read_text()))
+    assert compare(finished / "out", tmp_path / "out") == 0
+    assert "5 scans done, 1 failed" in capsys.readouterr().out
+    journal.write_text(journal.read_text().replace('"T13"', '"L2"', 1))
+    mask.write_bytes(mask.read_bytes()[:-1])
+    assert compare(finished / "out", tmp_path / "out") == 1
+    assert "files that differ: 04_segmentation.nii.gz, manifest.jsonl" in capsys.readouterr().out
+    mask.unlink()
+    assert compare(finished / "out", tmp_path / "out") == 1
+    assert "files on one side: 04_segmentation.nii.gz" in capsys.readouterr().out
 
 
 def test_a_manifest_survives_a_torn_line(tmp_path):

@@ -197,6 +197,36 @@ def test_scans_are_named_as_for_segment(folders, tmp_path):
     assert "image/jpeg" in (tmp_path / "other" / "first_report.html").read_text()
 
 
+def test_a_result_says_where_its_scan_is(folders, tmp_path, capsys):
+    """Symptom: `segment B -o OUT --report` called the scan of an earlier result in OUT missing, and exited with 1."""
+    shutil.copytree(folders / "out", tmp_path / "out", ignore=shutil.ignore_patterns("*.html", "a & *"))
+    shutil.copytree(folders / "scans", tmp_path / "scans")
+    path = tmp_path / "out" / "sound_landmarks.json"
+    write_json(path, json.loads(path.read_text()) | {"scan_file": "../scans/sound.nii.gz"})
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "image/jpeg" in (tmp_path / "out" / "sound_report.html").read_text()
+    assert "image/jpeg" not in (tmp_path / "out" / "unsure_report.html").read_text(), "nobody says where its scan is"
+
+    assert main(["report", str(tmp_path / "out"), "--scans", str(tmp_path / "scans" / "unsure.nii.gz")]) == 0
+    assert all("image/jpeg" in (tmp_path / "out" / f"{n}_report.html").read_text() for n in ("sound", "unsure"))
+    assert main(["report", str(tmp_path / "out"), "--scans", str(tmp_path / "scans" / "sound.nii.gz")]) == 1
+    assert "unsure: no scan of this name is among those given" in capsys.readouterr().err
+
+
+def test_the_index_names_scans_that_failed(folders, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "torn_error.txt").write_text("torn.nii.gz: cut <short>\nTraceback ...\n")
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "torn.nii.gz: cut &lt;short&gt;</p>" in (tmp_path / "out" / "index.html").read_text()
+    for name in ("sound_landmarks.json", "sound_segmentation.nii.gz"):
+        shutil.copy(folders / "out" / name, tmp_path / "out")
+    assert main(["report", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "1 scan, 0 of them with a warning. 1 failed:</p>" in text
+    assert "torn.nii.gz: cut &lt;short&gt;</p>" in text
+    assert "sound_report.html" in text
+
+
 def test_bad_folders(folders, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "no NAME_landmarks.json in this folder" in capsys.readouterr().err

@@ -11,13 +11,16 @@ from format_cases import BLOCKS, make_scan, save_series
 
 from pipeline import NoSpineFound, VertebraePipeline
 from pipeline.cli import main
+from pipeline.labels import NUM_CHANNELS, channel_of_row, row_of_name
 from pipeline.sources import find_sources
 from pipeline.spaces import to_voxel
-from pipeline.triage import check_scan
+from pipeline.triage import better_turn, check_scan
 
 
 class Networks:
-    """Finds a vertebra where there is bone at its known world position."""
+    """Finds a vertebra where there is bone at its known world position, or always, then with doubts about its level."""
+
+    always = False
 
     def __init__(self, *_) -> None:
         pass
@@ -26,14 +29,16 @@ class Networks:
         return None
 
     def find_vertebrae(self, scan, spine_box_mm):
-        found = []
-        for name, (center, _) in BLOCKS.items():
-            index = tuple(np.rint(to_voxel(scan.affine, CENTER_MM + center)).astype(int))
-            if scan.array[index] == 400:
-                found.append(SimpleNamespace(name=name, score=0.8))
+        found, evidence = [], np.zeros((len(BLOCKS), NUM_CHANNELS))
+        for candidate, (name, (center, _)) in enumerate(BLOCKS.items()):
+            index, row = tuple(np.rint(to_voxel(scan.affine, CENTER_MM + center)).astype(int)), row_of_name(name)
+            seen = scan.array[index] == 400
+            evidence[candidate, channel_of_row(row)] = 0.9 if seen else 0.3
+            if seen or self.always:
+                found.append(SimpleNamespace(name=name, row=row, score=0.8, candidate=candidate))
         if not found:
             raise NoSpineFound("none")
-        return SimpleNamespace(vertebrae=found)
+        return SimpleNamespace(vertebrae=found, candidates=SimpleNamespace(evidence=evidence))
 
 
 @pytest.fixture
@@ -79,6 +84,9 @@ def test_a_good_scan(check, tmp_path, axcodes, oblique):
     assert document["orientation"]["best"] == "as stated"
     assert document["warnings"] == []
     assert "case: usable\n  grid: 20x17x13 voxels of 1.3x1.7x2.1 mm, axes " + axcodes in text
+    air, soft, bone = (f"{share:.0%}" for share in shares)
+    assert f"\n  values: -1000 to 400 HU; {air} air, {soft} soft tissue, {bone} bone\n" in text
+    assert "sheared" not in text
     assert "spine: T12 to L1" in text
 
 
@@ -98,6 +106,25 @@ def test_a_wrong_orientation_is_told(check, tmp_path, signs, name):
     assert document["warnings"] == [warning]
     assert f"  warning: {warning}" in text
     assert code == (0 if document["spine"]["found"] else 3)
+
+
+def test_bodies_of_an_upside_down_spine_that_look_like_other_levels(check, monkeypatch, tmp_path):
+    """Symptom: a short scan stored upside down passed, because its bodies were found as surely as ever."""
+    monkeypatch.setattr(Networks, "always", True)
+    scan = make_scan("RAS", False)
+    _, _, (document,) = check(save(tmp_path / "case.nii.gz", scan.array, turned(scan, 1, 1, -1)))
+    assert document["spine"]["found"]
+    assert document["orientation"]["best"] == "head and foot swapped"
+    assert document["orientation"]["evidence"]["head and foot swapped"] == pytest.approx(3 * 0.8 * 0.9)
+    _, _, (document,) = check(save(tmp_path / "case.nii.gz", scan.array, scan.affine))
+    assert document["warnings"] == []
+
+
+def test_another_orientation_must_be_clearly_better():
+    evidence = {"as stated": 1.0, "head and foot swapped": 1.1, "both swapped": 0.2}
+    assert better_turn(evidence, "as stated") == "as stated"
+    assert better_turn(evidence, "both swapped") == "head and foot swapped"
+    assert better_turn({"as stated": 0.0, "both swapped": 0.0}, "as stated") == "as stated"
 
 
 def test_no_spine_is_exit_code_3(check, tmp_path):
@@ -145,8 +172,9 @@ def test_repairs_are_reported_and_can_be_refused(check, tmp_path):
     _, _, (document,) = check(path, "--quick")
     assert document["warnings"][0].startswith("repaired: axes 0.337 degrees off right angles")
     assert document["geometry"]["shear_deg"] == 0
-    _, _, (document,) = check(path, "--quick", "--no-repair")
+    _, text, (document,) = check(path, "--quick", "--no-repair")
     assert document["geometry"]["shear_deg"] == pytest.approx(0.337, abs=1e-3)
+    assert "axes RAS, sheared by 0.34 degrees" in text
     assert document["warnings"] == []
 
 

@@ -44,6 +44,7 @@ class Findings:
         warnings: in the file's order.
         alternatives: other labellings, as a sentence each.
         seconds: wall time of the whole pipeline; None = not stated.
+        scan_file: where the scan lay, seen from the file's folder; empty = not stated.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Findings:
     warnings: tuple[Notice, ...]
     alternatives: tuple[str, ...]
     seconds: float | None
+    scan_file: str
 
 
 def read_findings(path: Path) -> Findings:
@@ -70,6 +72,7 @@ def read_findings(path: Path) -> Findings:
         warnings=tuple(_warning(entry) for entry in document.get("warnings") or ()),
         alternatives=tuple(_alternative(entry, document["vertebrae"]) for entry in document.get("alternatives") or ()),
         seconds=sum(seconds.values()) if seconds else None,
+        scan_file=document.get("scan_file") or "",
     )
 
 

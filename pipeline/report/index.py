@@ -46,7 +46,8 @@ def index_page(entries: Sequence[Entry], failures: Sequence[str] = ()) -> str:
     ordered = sorted(entries, key=lambda entry: (-len(entry.findings.warnings), entry.findings.name))
     kinds = Counter(kind for entry in entries for kind in {w.kind for w in entry.findings.warnings})
     count = sum(bool(entry.findings.warnings) for entry in entries)
-    parts = [f"<p>{len(entries)} {'scan' if len(entries) == 1 else 'scans'}, {count} of them with a warning.</p>"]
+    more = f" {len(failures)} failed:" if failures else ""
+    parts = [f"<p>{len(entries)} {'scan' if len(entries) == 1 else 'scans'}, {count} of them with a warning.{more}</p>"]
     parts += [f'<p class="warn">{escape(sentence)}</p>' for sentence in failures]
     chips = [_chip(kind, n) for kind, n in kinds.most_common()]
     parts += [f'<div class="chips">{"".join(chips)}</div>'] if chips else []

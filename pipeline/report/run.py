@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from ..annotations import read_mask
 from ..files import atomic_path, write_json
 from ..images import InputError, Scan, read_scan
 from ..measurements import measure
-from ..results import LANDMARKS, SEGMENTATION
+from ..results import ERROR, LANDMARKS, SEGMENTATION
 from ..sources import find_sources
-from .findings import read_findings
+from .findings import Findings, read_findings
 from .index import Entry, index_page
 from .page import scan_page
 
@@ -22,42 +23,50 @@ SAME_GRID_MM = 1e-2
 
 
 def write_reports(results: Path, scans: str | Path | None = None) -> int:
-    """Write a page for every result in a folder, and the index of all of them.
+    """Write a page for every result in a folder, and the index of all of them and of the scans that failed.
 
     Args:
-        results: folder with `NAME_segmentation.nii.gz` and `NAME_landmarks.json`.
-        scans: the scans they were made from, as given to `vertebrae segment`; None = pages without CT and HU.
+        results: folder with `NAME_segmentation.nii.gz` and `NAME_landmarks.json`, and `NAME_error.txt` of failures.
+        scans: the scans they were made from, as given to `vertebrae segment`; None = where the results say.
 
     Returns:
         0, or 1 if some scan has no page; each is named.
 
     Raises:
-        InputError: there is no result in the folder, or no scan where they should be.
+        InputError: there is neither a result nor a failure in the folder, or no scan where they should be.
     """
     names = sorted(path.name.removesuffix(LANDMARKS) for path in Path(results).glob(f"*{LANDMARKS}"))
-    if not names:
+    errors = sorted(Path(results).glob(f"*{ERROR}"))
+    if not names and not errors:
         raise InputError(f"{results}: no NAME{LANDMARKS} in this folder; expected results of vertebrae segment")
-    known = {source.name: source.path for source in find_sources(scans)} if scans else {}
-    entries, failures = [], []
+    known = {source.name: source.path for source in find_sources(scans)} if scans else None
+    entries, failures = list[Entry](), list[str]()
     for name in tqdm(names, desc="reports", unit="scan", disable=None):
         try:
-            entries.append(write_report(Path(results), name, _scan(name, known, scans)))
+            entries.append(write_report(Path(results), name, known))
         except (ValueError, OSError) as error:
             failures.append(" ".join(str(error).split()))
             print(f"vertebrae: {failures[-1]}", file=sys.stderr)
     with atomic_path(Path(results) / "index.html") as temporary:
-        temporary.write_text(index_page(entries, failures), encoding="utf-8")
+        said = [path.read_text(encoding="utf-8").partition("\n")[0] for path in errors]
+        temporary.write_text(index_page(entries, [*said, *failures]), encoding="utf-8")
     return int(bool(failures))
 
 
-def write_report(results: Path, name: str, scan: Scan | None) -> Entry:
+def write_report(results: Path, name: str, scans: Mapping[str, Path] | None = None) -> Entry:
     """Write the page and the measurements of one scan.
 
+    Args:
+        results: the folder.
+        name: of the result.
+        scans: where scans are, by name; one that is not among them is looked for where its result says.
+
     Raises:
-        ValueError: a result cannot be read, or belongs to another scan.
+        ValueError: a result cannot be read, or belongs to another scan, or `scans` were given and the scan is missing.
     """
     findings = read_findings(results / f"{name}{LANDMARKS}")
     labels, affine = read_mask(results / f"{name}{SEGMENTATION}")
+    scan = _scan(findings, results, scans)
     if scan is not None:
         _check_grid(results / f"{name}{SEGMENTATION}", labels, affine, scan)
     hu = None if scan is None else scan.array
@@ -68,13 +77,16 @@ def write_report(results: Path, name: str, scan: Scan | None) -> Entry:
     return Entry(findings, measurements)
 
 
-def _scan(name: str, known: dict[str, Path], scans: str | Path | None) -> Scan | None:
-    """Return the scan of a result; `InputError` if scans were given and it is not among them."""
+def _scan(findings: Findings, results: Path, scans: Mapping[str, Path] | None) -> Scan | None:
+    """Return the scan of a result; None if it is not at hand and no scans were given."""
+    name, stated = findings.name, results / findings.scan_file
+    if scans and name in scans:
+        return read_scan(scans[name])
+    if findings.scan_file and stated.exists():
+        return read_scan(stated)
     if scans is None:
         return None
-    if name not in known:
-        raise InputError(f"{scans}: no scan named {name} there")
-    return read_scan(known[name])
+    raise InputError(f"{name}: no scan of this name is among those given")
 
 
 def _check_grid(path: Path, labels: np.ndarray, affine: np.ndarray, scan: Scan) -> None:
