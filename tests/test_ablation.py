@@ -89,8 +89,11 @@ def test_variants_are_trained_once(tmp_path, capsys, monkeypatch):
     assert first["UNet3D"][1] == "3"
     assert len(first["num_filters=64"]) == 1  # nothing but its cost
     kept = json.loads((tmp_path / "out" / "vert_loc.json").read_text())["variants"]
-    assert kept["shipped"]["steps"] == 3 > kept["stem=1"]["steps"] >= 1
+    assert kept["shipped"]["steps"] == 3 >= kept["stem=1"]["steps"] >= 1
     assert set(kept["stem=1"]["errors"]) == {"where", "which", "identified"}
+
+    common = json.loads((tmp_path / "out" / "vert_seg.json").read_text())["common"]
+    assert ablation.train_and_judge("vert_seg", common, {}, limit=0.0)["steps"] == 1  # its time was over at once
 
     monkeypatch.setattr(ablation, "train_and_judge", None)  # nothing is left to do
     ablation.main(localization)

@@ -20,8 +20,8 @@ def measure(scan_path: Path, output_dir: Path, *, float32: bool = False, eager: 
     begun = time.perf_counter()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command does
     from pipeline import VertebraePipeline, engines, read_scan, stage
+    from pipeline.level_unet import LevelUNet
     from pipeline.memory import forecast_gb
-    from pipeline.networks import LevelUNet
     from pipeline.results import write_result
     from pipeline.run import STAGES, Result
 
