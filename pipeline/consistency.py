@@ -12,7 +12,7 @@ from .chain import DOWN, L1, SPACING_MM, T12, Weights
 from .findings import Finding
 from .labels import C1_ROW, LABELS, NAMES, ROWS_BY_LEVEL, row_of_label
 from .landmarks import present_rows
-from .spaces import spacing_mm, to_voxel, to_world
+from .spaces import CORNERS, spacing_mm, to_voxel, to_world
 
 # Volume in ml of C1 ... L5 as on masks of two to four adults a level (VerSe, TotalSegmentator, two open meshes); L6
 # as L5, T13 as T12. Only the proportions matter: every patient's own size is taken out.
@@ -68,7 +68,7 @@ def _measure(labels: np.ndarray, affine: np.ndarray) -> dict[int, _Piece]:
         start = np.array([side.start for side in box])
         cut = bool((start == 0).any() or any(s.stop == n for s, n in zip(box, labels.shape, strict=True)))
         inside_vox = np.array(ndimage.center_of_mass(own)) + start
-        count, volume_ml = int(ndimage.label(own)[1]), voxel_ml * float(own.sum())
+        count, volume_ml = int(ndimage.label(own, CORNERS)[1]), voxel_ml * float(own.sum())
         result[row_of_label(label)] = _Piece(to_world(affine, inside_vox), volume_ml, count, cut)
     return result
 

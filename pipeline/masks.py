@@ -15,7 +15,7 @@ from .extents import extents_mm
 from .heatmaps import distance_channels
 from .labels import LABELS, NUM_CHANNELS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
 from .landmarks import present_rows
-from .spaces import Grid, resample, to_voxel, to_world
+from .spaces import CORNERS, Grid, resample, to_voxel, to_world
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _largest_piece(probability: np.ndarray) -> tuple[tuple[slice, ...], np.ndarr
 
     Everything else in the box is silenced; None where nothing is above one half.
     """
-    pieces, count = ndimage.label(probability > 0.5)
+    pieces, count = ndimage.label(probability > 0.5, CORNERS)
     if count == 0:
         return (), None
     sizes = np.bincount(pieces.ravel())
@@ -199,7 +199,7 @@ def _keep_one_piece(labels: np.ndarray, boxes: Mapping[int, tuple[slice, slice, 
     """Clear all but the largest connected piece of every label, in place; none lies outside its box."""
     for label, box in boxes.items():
         own = labels[box] == label
-        pieces, count = ndimage.label(own)
+        pieces, count = ndimage.label(own, CORNERS)
         if count > 1:
             sizes = np.bincount(pieces.ravel())
             sizes[0] = 0

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+CORNERS = np.ones((3, 3, 3), dtype=bool)  # voxels of one piece may touch at a corner: thin bone on a coarse grid does
+
 
 class Grid(NamedTuple):
     """A regular sampling of space: `shape` `(I, J, K)` and `affine` `(4, 4)`, voxel index to RAS+ mm."""

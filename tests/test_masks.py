@@ -13,7 +13,7 @@ from pipeline.labels import LABELS, ROWS_BY_LEVEL
 from pipeline.landmarks import absent
 from pipeline.masks import assemble, plan_windows, vertebra_probabilities
 from pipeline.metrics import dice
-from pipeline.spaces import Grid, bounds_mm, to_voxel, to_world
+from pipeline.spaces import CORNERS, Grid, bounds_mm, to_voxel, to_world
 
 T12, L1, T13 = 18, 19, 25
 SIZE = (96, 80, 128)
@@ -353,6 +353,15 @@ def test_only_the_largest_piece_of_a_vertebra_is_kept():
     assert np.array_equal(labels, alone)
 
 
+def test_bone_that_touches_at_a_corner_is_one_piece():
+    """On coarse grids a spinous process hung on by a corner, and was thrown away."""
+    probability = np.zeros((12, 11, 13), np.float32)
+    probability[2:6, 2:6, 2:6] = 1.0
+    probability[6:9, 6:9, 6:9] = 1.0
+    labels = assemble(iter([(6, probability, np.eye(4))]), Grid((12, 11, 13), np.eye(4)))
+    assert np.array_equal(labels == 7, probability > 0.5)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_stray_piece_takes_nothing_from_a_neighbor(order):
     neighbor = ball(7, MIDDLE_MM, peak=0.9)
@@ -370,7 +379,7 @@ def test_a_vertebra_cut_in_two_by_a_neighbor_keeps_one_piece():
     neighbor_mm = np.array(MIDDLE_MM) + [0, 0, 6]
     labels = assemble(iter([(3, long, affine), ball(4, neighbor_mm, radius_mm=9)]), SCAN)
     for label in (4, 5):
-        assert ndimage.label(labels == label)[1] == 1
+        assert ndimage.label(labels == label, CORNERS)[1] == 1
     below = to_world(SCAN.affine, np.argwhere(labels == 4))[:, 2]
     assert below.max() < neighbor_mm[2]  # the longer part lies below the neighbor
 
