@@ -103,8 +103,8 @@ def _paint_chest(body: Body) -> None:
     cage = ((np.abs(x) / half) ** CHEST_POWER + (np.abs(y - front) / depth) ** CHEST_POWER) ** (1 / CHEST_POWER)
     apex = 7 + rng.normal(0.3, 0.45)  # at T1: in three necks 0.1 to 0.5 levels below its center, in a chest 0.7
     inside = (cage < 0.9) & (body.radius < 0.93) & (level > apex) & (level < 20)
-    base = body.organ(18.3, 0, 0, rng.uniform(-30, 20))[2]  # of the recess behind, lowest when the breath is held
-    dome = base + rng.uniform(60, 110) * (1 - ((np.abs(x) - 70) / 80) ** 2 - ((y - 50) / 95) ** 2)
+    base = body.organ(18.7, 0, 0, rng.uniform(-30, 20))[2]  # of the recess behind, lowest when the breath is held
+    dome = base + rng.uniform(35, 85) * (1 - ((np.abs(x) - 70) / 80) ** 2 - ((y - 50) / 95) ** 2)
     middle = rng.uniform(12, 20) + rng.uniform(16, 30) * np.exp(-(((y - rng.uniform(40, 60)) / 28) ** 2))
     width = np.where(y > 12, middle + 4 * body.noise(30.0), 25 + 0.4 * np.maximum(-y, 0))
     lung = inside & (z > dome) & (np.abs(x) > width)
