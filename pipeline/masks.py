@@ -164,7 +164,7 @@ def assemble(pieces: Iterator[tuple[int, np.ndarray, np.ndarray]], scan: Grid) -
 def _largest_piece(probability: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray | None]:
     """Return the box of the largest connected piece above one half with its soft border, and the probability there.
 
-    Everything else in the box is silenced; None where nothing is above one half.
+    What the piece encloses is part of it, everything else in the box is silenced; None where nothing is above one half.
     """
     pieces, count = ndimage.label(probability > 0.5, CORNERS)
     if count == 0:
@@ -174,8 +174,20 @@ def _largest_piece(probability: np.ndarray) -> tuple[tuple[slice, ...], np.ndarr
     largest = int(sizes.argmax())
     core = ndimage.find_objects(pieces)[largest - 1]
     box = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in core)  # two voxels of border, and one of nothing
-    keep = ndimage.binary_dilation(pieces[box] == largest, iterations=2)
-    return box, np.where(keep, probability[box], 0)
+    own = pieces[box] == largest
+    piece = np.where(ndimage.binary_dilation(own, iterations=2), probability[box], 0)
+    piece[_enclosed(own)] = 1.0
+    return box, piece
+
+
+def _enclosed(own: np.ndarray) -> np.ndarray:
+    """Return where there is a hole in a mask, closed on all sides: marrow that was taken for background."""
+    empty, count = ndimage.label(~own)
+    hole = np.ones(count + 1, dtype=bool)
+    hole[0] = False
+    for axis in range(own.ndim):
+        hole[np.take(empty, [0, -1], axis=axis)] = False
+    return hole[empty]
 
 
 def _on_scan(

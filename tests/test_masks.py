@@ -353,6 +353,17 @@ def test_only_the_largest_piece_of_a_vertebra_is_kept():
     assert np.array_equal(labels, alone)
 
 
+def test_holes_are_filled_and_canals_are_not():
+    probability = np.zeros((14, 13, 15), np.float32)
+    probability[3:11, 3:10, 3:12] = 0.9
+    whole = probability > 0.5
+    probability[5:8, 5:7, 5:9] = 0.0  # closed on all sides
+    probability[9, 8, :] = 0.0  # runs through
+    whole[9, 8, :] = False
+    labels = assemble(iter([(6, probability, np.eye(4))]), Grid((14, 13, 15), np.eye(4)))
+    assert np.array_equal(labels == 7, whole)
+
+
 def test_bone_that_touches_at_a_corner_is_one_piece():
     """On coarse grids a spinous process hung on by a corner, and was thrown away."""
     probability = np.zeros((12, 11, 13), np.float32)
