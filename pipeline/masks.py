@@ -176,18 +176,8 @@ def _largest_piece(probability: np.ndarray) -> tuple[tuple[slice, ...], np.ndarr
     box = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in core)  # two voxels of border, and one of nothing
     own = pieces[box] == largest
     piece = np.where(ndimage.binary_dilation(own, iterations=2), probability[box], 0)
-    piece[_enclosed(own)] = 1.0
+    piece[ndimage.binary_fill_holes(own) & ~own] = 1.0
     return box, piece
-
-
-def _enclosed(own: np.ndarray) -> np.ndarray:
-    """Return where there is a hole in a mask, closed on all sides: marrow that was taken for background."""
-    empty, count = ndimage.label(~own)
-    hole = np.ones(count + 1, dtype=bool)
-    hole[0] = False
-    for axis in range(own.ndim):
-        hole[np.take(empty, [0, -1], axis=axis)] = False
-    return hole[empty]
 
 
 def _on_scan(
