@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from pipeline import read_scan
+from pipeline.labels import NAMES
 from pipeline.landmarks import present_rows, read_csv
 from pipeline.phantom import make_phantom
 from pipeline.sources import find_sources
@@ -46,7 +47,7 @@ def edges(hu: np.ndarray, affine: np.ndarray, landmarks_mm: np.ndarray) -> np.nd
     NaN where that is out of view; None with fewer than eleven thoracic vertebrae or without lungs.
     """
     rows = present_rows(landmarks_mm[:25])
-    if len([row for row in rows if 7 <= row < 19]) < LEAST_LEVELS:
+    if sum(NAMES[row].startswith("T") for row in rows) < LEAST_LEVELS:
         return None
     areas, grid = lung_areas(hu, affine)
     heights = to_voxel(grid.affine, landmarks_mm[rows])[::-1, 2]

@@ -150,10 +150,8 @@ def _workflow(name: str, job: _Job) -> Any:
     """Return the bundle's training workflow, not yet initialized."""
     from monai.bundle import ConfigWorkflow
 
-    for chatty in (
-        "monai.bundle.workflows",
-        "ignite.engine.engine",
-    ):  # of a missing log file; of errors, again and again
+    # They speak of a log file that is not wanted, and of errors again and again.
+    for chatty in ("monai.bundle.workflows", "ignite.engine.engine"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
     bundle, output_dir = bundles_root() / name, job.output_dir / name
     output_dir.mkdir(parents=True, exist_ok=True)
