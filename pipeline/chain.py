@@ -46,6 +46,8 @@ class Weights:
         distance: multiplies the distance term.
         position_sd_mm: error of a candidate along the spine, widens the distance term.
         tail: the distance term is quadratic up to about this many units and logarithmic beyond.
+        end: multiplies the log-odds of a doubtful first or last candidate, unless the spine itself ends there: bodies
+            that are not there lie beyond an end more often than between two others.
         skip: cost of each vertebra between two chosen ones that has no candidate.
         max_skip: no more than this many in one gap.
         scale_sd: spread of the logarithm of the patient's scale.
@@ -65,6 +67,7 @@ class Weights:
     distance: float = 1.0
     position_sd_mm: float = 2.5
     tail: float = 2.5
+    end: float = 1.0
     skip: float = 3.0
     max_skip: int = 6
     scale_sd: float = 0.08
@@ -85,7 +88,7 @@ class Problem:
         nodes: `(26, N)` gain of a candidate at a level, against leaving it out.
         edges: `(26, K, S, N, N)`: `[level, k - 1, :, i, j]` from candidate i at `level - k` to candidate j at `level`.
         without_t12: like `edges`, bool: the pair fits best if the spine between them has no T12.
-        starts, ends: `(26,)` cost of the first and of the last vertebra having a level: 0, or -inf if a pin forbids it.
+        starts, ends: `(26, N)` gain, 0 or less, of beginning and ending with a candidate; -inf if a pin forbids it.
         pins: level of every candidate that is fixed by hand.
     """
 
@@ -117,9 +120,9 @@ def build(candidates: Candidates, weights: Weights, pins: Mapping[int, int] | No
             without_t12[at][:, pairs] = lacking[index]
     full = (*shape[:3], count, count)
     scale_prior = -0.5 * (log_scales / weights.scale_sd) ** 2
-    free = np.zeros(NUM_ROWS)
+    starts, ends = _terminals(candidates, weights)
     problem = Problem(candidates, weights, scale_prior, _nodes(candidates, weights), edges.reshape(full),
-                      without_t12.reshape(full), free, free, {})  # fmt: skip
+                      without_t12.reshape(full), starts, ends, {})  # fmt: skip
     return _pinned(problem, pins) if pins else problem
 
 
@@ -136,11 +139,24 @@ def _pinned(problem: Problem, pins: Mapping[int, int]) -> Problem:
     return replace(problem, nodes=nodes, edges=edges, starts=starts, ends=ends, pins=dict(pins))
 
 
+def _log_odds(candidates: Candidates) -> np.ndarray:
+    """Return `(N,)` of a body being at a candidate, as far as its score tells."""
+    chance = np.clip(candidates.scores, 0.02, 0.98)
+    return np.log(chance / (1 - chance))
+
+
+def _terminals(candidates: Candidates, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gain, 0 or less, of beginning and ending with a candidate: `(26, N)` each."""
+    cost = weights.end * np.minimum(_log_odds(candidates), 0.0)
+    starts, ends = np.tile(cost, (NUM_ROWS, 1)), np.tile(cost, (NUM_ROWS, 1))
+    starts[0], ends[L6 - 1 :] = 0.0, 0.0
+    return starts, ends
+
+
 def _nodes(candidates: Candidates, weights: Weights) -> np.ndarray:
     """Return the `(26, N)` gain of calling a candidate a level, against leaving it out."""
     log_evidence = np.log((1 - weights.floor) * candidates.evidence + weights.floor / NUM_CHANNELS)
-    odds = np.clip(candidates.scores, 0.02, 0.98)
-    gain = weights.presence + weights.score * np.log(odds / (1 - odds))
+    gain = weights.presence + weights.score * _log_odds(candidates)
     nodes = gain + weights.evidence * log_evidence[:, [channel_of_row(row) for row in ROWS_BY_LEVEL]].T
     nodes[T13] += weights.t13
     nodes[L6] += weights.l6

@@ -102,6 +102,9 @@ def score_of(problem: Problem, steps: tuple[Step, ...], levels: list[int | None]
     """Return the score of the same candidates at other levels (None: left out), at the scale that suits it best."""
     kept = [(step.candidate, level) for step, level in zip(steps, levels, strict=True) if level is not None]
     score = problem.scale_prior + sum(problem.nodes[level, candidate] for candidate, level in kept)
+    if kept:
+        (first, top), (last, bottom) = kept[0], kept[-1]
+        score = score + problem.starts[top, first] + problem.ends[bottom, last]
     for (a, level), (b, after) in pairwise(kept):
         if after - level > problem.edges.shape[1]:
             return -np.inf  # shifted over T12 and T13, more is skipped than any sequence may

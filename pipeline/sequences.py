@@ -66,7 +66,7 @@ def trace(problem: Problem, down: np.ndarray, up: np.ndarray, through: tuple[int
         head.append(Step(candidate, level))
         before = _before(problem, level)
         options = down[before, scale] + problem.edges[level, : len(before), scale, :, candidate]  # (P, from)
-        if options.max(initial=-np.inf) <= problem.starts[level]:
+        if options.max(initial=-np.inf) <= problem.starts[level, candidate]:
             break
         index, candidate = (int(i) for i in np.unravel_index(options.argmax(), options.shape))
         level = int(before[index])
@@ -77,7 +77,7 @@ def _trace_down(problem: Problem, up: np.ndarray, through: tuple[int, int, int])
     """Return the best continuation below a state, the state excluded."""
     level, scale, candidate = through
     tail: list[Step] = []
-    while up[level, scale, candidate] > problem.ends[level]:
+    while up[level, scale, candidate] > problem.ends[level, candidate]:
         after = _after(problem, level)
         edges = problem.edges[after, after - level - 1, scale, candidate]  # (P, to)
         options = edges + problem.nodes[after] + up[after, scale]
@@ -158,7 +158,7 @@ def posterior(problem: Problem) -> Posterior:
         if (lacking := problem.without_t12[after, after - level - 1]).any():
             passing += np.einsum("s,si,psij,psj->", prior, down[level], leaving * lacking, below, optimize=True)
     empty = 0.0 if problem.pins else prior.sum()
-    everything = empty + np.einsum("s,lsi,l->", prior, down, ends)  # every sequence ends exactly once
+    everything = empty + np.einsum("s,lsi,li->", prior, down, ends)  # every sequence ends exactly once
     if everything == 0:
         return Posterior(np.zeros_like(nodes), 0.0)
     return Posterior(np.einsum("s,lsi,lsi->li", prior, down, up) / everything, float(passing / everything))

@@ -107,6 +107,25 @@ def test_false_candidate_is_left_out(sideways_mm):
     np.testing.assert_array_equal([v.position_mm for v in labelling.vertebrae], candidates.positions_mm)
 
 
+def scored(candidates: Candidates, index: int, score: float) -> Candidates:
+    scores = candidates.scores.copy()
+    scores[index] = score
+    return replace(candidates, scores=scores)
+
+
+def test_doubtful_candidate_beyond_an_end_is_left_out():
+    # Its score is worth 3 + 2 log(1/3) = 0.8, its evidence 0.7 log(0.66) = -0.3; to end with it takes off log(3) = 1.1.
+    names = between("T3", "T11")
+    assert names_of(solve(scored(spine(names), -1, 0.25))) == names[:-1]
+    assert names_of(solve(scored(spine(names), 0, 0.25))) == names[1:]
+    assert names_of(solve(scored(spine(names), 4, 0.25))) == names
+
+
+def test_spine_itself_may_end_with_a_doubtful_candidate():
+    names = between("C1", "L5")
+    assert names_of(solve(scored(scored(spine(names), 0, 0.25), -1, 0.25))) == names
+
+
 def test_wrong_evidence_at_one_vertebra_is_overruled():
     names = between("C3", "T10")
     labelling = solve(spine(names, looks={"T4": "L2"}))
@@ -245,6 +264,13 @@ def naive_pair(above: str, below: str, distance_mm: float, log_scale: float, wei
     return max(scores)
 
 
+def naive_ends(scores: list[float], first: str, last: str, weights: Weights) -> float:
+    """Score beginning and ending with two candidates: a doubtful one costs its log-odds, where the spine goes on."""
+    top = 0.0 if first == "C1" else math.log(scores[0] / (1 - scores[0]))
+    bottom = 0.0 if last in ("L5", "L6") else math.log(scores[1] / (1 - scores[1]))
+    return weights.end * (min(top, 0.0) + min(bottom, 0.0))
+
+
 def all_sequences(candidates: Candidates, problem: chain.Problem, levels: list[int]) -> dict[tuple, list[float]]:
     """Score every sequence over some levels at every scale; the keys are tuples of (candidate, level)."""
     weights = problem.weights
@@ -257,6 +283,8 @@ def all_sequences(candidates: Candidates, problem: chain.Problem, levels: list[i
             for names in itertools.combinations(levels, count):
                 steps = tuple(zip(chosen, names, strict=True))
                 gain = sum(problem.nodes[level, candidate] for candidate, level in steps)
+                sure = [float(np.clip(candidates.scores[chosen[i]], 0.02, 0.98)) for i in (0, -1)]
+                gain += naive_ends(sure, LEVELS[names[0]], LEVELS[names[-1]], weights)
                 result[steps] = [
                     prior + gain + sum(
                         naive_pair(LEVELS[a], LEVELS[b], float(np.linalg.norm(offset)), log_scale, weights)
