@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from fake_cohort import FakePipeline, make_cohort, save_preview
 
-from benchmarks.kills import compare
+from benchmarks.kills import CHANGING, compare
 from pipeline.cli import main
 from pipeline.files import remove_leftovers
 from pipeline.images import InputError
@@ -28,7 +28,6 @@ from pipeline.sources import content_sha256, find_sources
 from pipeline.timeout import time_limit
 
 TESTS = Path(__file__).parent
-CHANGES = ("seconds", "peak_memory_gb")  # from run to run
 
 
 def start(*arguments) -> subprocess.Popen:
@@ -51,7 +50,7 @@ def run(*arguments, pipeline: type = FakePipeline) -> tuple[int, str, str]:
 
 def records(folder: Path) -> list[dict]:
     lines = (folder / "manifest.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in CHANGES} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in CHANGING} for line in lines]
 
 
 def by_name(folder: Path) -> dict[str, dict]:
@@ -106,7 +105,7 @@ def test_a_cohort_killed_twice_ends_as_if_it_had_not_been(tmp_path):
 
 def table(folder: Path) -> list[dict]:
     with open(folder / "manifest.csv", newline="") as stream:
-        return [{key: value for key, value in row.items() if key not in CHANGES} for row in csv.DictReader(stream)]
+        return [{key: value for key, value in row.items() if key not in CHANGING} for row in csv.DictReader(stream)]
 
 
 @pytest.fixture(scope="module")

@@ -40,57 +40,65 @@ WINDOW, OVERLAP = (96, 96, 128), 0.25
 @torch.inference_mode()
 def measure(scan: Path, output_dir: Path, spine_box_mm: np.ndarray) -> dict[str, Any]:
     """Segment one scan into OUTPUT/NAME_plain.nii.gz; return seconds and peaks (GB) by stage, without the start."""
-    steps, networks = Steps(), {name: _network(name) for name in STAGES}
+    configs = {name: _config(name) for name in STAGES}
+    steps, networks = Steps(), {name: _network(name, config) for name, config in configs.items()}
     box_mm = spine_box_mm + [[-MARGIN_MM], [MARGIN_MM]]
     with steps("spine_loc"):
-        sample = mt.Compose([*_reading(8.0), mt.DivisiblePadd("image", 8)])({"image": scan})
+        sample = mt.Compose([*_reading(configs["spine_loc"]), mt.DivisiblePadd("image", 8)])({"image": scan})
         SimpleInferer()(sample["image"].as_tensor()[None], networks["spine_loc"])
     with steps("vert_loc"):
-        sample, _ = _in_box(scan, box_mm, 2.0)
+        sample, _ = _in_box(scan, box_mm, configs["vert_loc"])
         heatmaps = SlidingWindowInferer(WINDOW, 1, OVERLAP)(sample["image"].as_tensor()[None], networks["vert_loc"])
         heatmaps.flatten(2).max(dim=2)
         del sample, heatmaps
     with steps("vert_seg"):
         slide = SlidingWindowInferer(WINDOW, 1, OVERLAP, mode="gaussian")
-        _segment(scan, output_dir, box_mm, lambda image: slide(image, networks["vert_seg"]))
+        _segment(scan, output_dir, box_mm, configs["vert_seg"], lambda image: slide(image, networks["vert_seg"]))
     return {"seconds": dict(steps.seconds), "peaks_gb": steps.peaks_gb}
 
 
-def _network(name: str) -> nn.Module:
+def _config(name: str) -> ConfigParser:
+    config = ConfigParser()
+    config.read_config(bundles_root() / name / "configs" / "inference.json")
+    return config
+
+
+def _network(name: str, config: ConfigParser) -> nn.Module:
     """Return a bundle's network as it was trained."""
-    parser = ConfigParser()
-    parser.read_config(bundles_root() / name / "configs" / "inference.json")
-    network = parser.get_parsed_content("network_def").eval()
+    network = config.get_parsed_content("network_def").eval()
     load_weights(network, bundles_root() / name / "models" / "model.pt", name)
     return network
 
 
-def _reading(spacing_mm: float) -> list[Any]:
-    """Return the transforms that bring a whole scan to a spacing."""
+def _reading(config: ConfigParser) -> list[Any]:
+    """Return the transforms that bring a whole scan to a stage's spacing and range of values."""
     return [
         mt.LoadImaged("image"),
         mt.EnsureChannelFirstd("image"),
         mt.Orientationd("image", "RAS"),
-        mt.Spacingd("image", (spacing_mm,) * 3),
-        mt.ScaleIntensityRanged("image", -250, 650, -0.5, 1.3, clip=True),
+        mt.Spacingd("image", (config["spacing_mm"],) * 3),
+        mt.ScaleIntensityRanged("image", *config["hu_window"], -0.5, 1.3, clip=True),
     ]
 
 
-def _in_box(scan: Path, box_mm: np.ndarray, spacing_mm: float) -> tuple[dict[str, Any], mt.Compose]:
-    """Return the scan at a spacing, cut to a box, and the transforms that did it."""
-    reading = _reading(spacing_mm)
+def _in_box(scan: Path, box_mm: np.ndarray, config: ConfigParser) -> tuple[dict[str, Any], mt.Compose]:
+    """Return the scan as a stage reads it, cut to a box, and the transforms that did it."""
+    reading = _reading(config)
     sample = mt.Compose(reading)({"image": scan})
     start, end = to_voxel(np.asarray(sample["image"].affine), box_mm).round().astype(int).clip(0)
     crop = mt.SpatialCropd("image", roi_start=start, roi_end=end)
     return crop(sample), mt.Compose([*reading, crop])
 
 
-def _segment(scan: Path, output_dir: Path, box_mm: np.ndarray, slide: Callable[[Tensor], Tensor]) -> None:
+def _segment(
+    scan: Path, output_dir: Path, box_mm: np.ndarray, config: ConfigParser, slide: Callable[[Tensor], Tensor]
+) -> None:
     """Write the mask: distance channels and 26 probabilities of the whole box, the likeliest class carried back."""
-    sample, reading = _in_box(scan, box_mm, 1.0)
+    sample, reading = _in_box(scan, box_mm, config)
     sample["landmarks_mm"] = read_csv(output_dir / f"{scan_name(scan)}_landmarks.csv")
     sample["channels"] = sample["image"]
-    sample["pred"] = slide(DistanceChannelsd("channels", reach_mm=96.0)(sample)["channels"].as_tensor()[None])[0]
+    append = DistanceChannelsd("channels", config["reach_mm"])
+    sample["pred"] = slide(append(sample)["channels"].as_tensor()[None])[0]
     steps = [
         mt.Activationsd("pred", softmax=True),
         mt.AsDiscreted("pred", argmax=True),
