@@ -13,9 +13,17 @@ from .torso import CHEST_LEVEL, CHEST_MM, CHEST_POWER
 if TYPE_CHECKING:
     from .body import Body
 
-# Fall of a rib per length along it, by thoracic level; measured on ribs T2 to T12 of one subject.
-_SLOPE_LEVEL = [7, 8, 13, 16, 18]
-_SLOPE = [0.42, 0.44, 0.49, 0.56, 0.67]
+# Where a rib leaves its vertebra, in the vertebra's own frame, and how it falls per length: close to there and farther
+# on. By thoracic level (T1 = 7); from one subject with labelled ribs, and where the ribs of three chest CT lie beside
+# the spine (`benchmarks.ribs`).
+_TIP_LEVEL = [7, 8, 9, 10, 11, 12, 16, 17, 18]
+_TIP_MM = np.array([[-22, -21, -27, -32, -35, -37, -37, -37, -37], [8, 18, 18, 15.5, 13.5, 13, 11.5, 9.5, -1]])
+_FALL_LEVEL = [7, 8, 9, 10, 14, 15, 16, 17, 18]
+_FALL = np.array(
+    [[0.7, 0.22, 0.22, 0.22, 0.29, 0.42, 0.53, 0.66, 0.72], [0.6, 0.55, 0.54, 0.57, 0.5, 0.56, 0.66, 0.7, 0.7]]
+)
+_STEP_MM = 10.0
+_NEAR_MM, _BLEND_MM = 35.0, 60.0  # how far the first fall goes, and until a rib has reached the chest wall
 
 
 def paint_skeleton(body: Body) -> None:
@@ -39,7 +47,8 @@ def _join_ribs(body: Body) -> None:
 def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
     """Return `(P, 3)` points of one rib from its joint, around the chest wall and down; none for a share under 0.03.
 
-    The wall is that of the height where the rib runs, which is up to four levels below its joint in front.
+    The wall is that of the height where the rib runs, which is up to four levels below its joint in front; the first
+    rib alone keeps to its own narrow ring.
 
     Args:
         body: the subject.
@@ -53,21 +62,25 @@ def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
     center, frame, scale = body.spine.centers_mm[index], body.spine.frames[index], body.spine.scales[index]
     half = np.interp(level, [7, 12, 18], [15, 15, 19]) * scale[0]
     joint = center + frame @ np.array([side * (half + 4), -8, 5 if level < 16.5 else 0])
-    tip = center + frame @ np.array([side * (half + 19), -28, np.interp(level, [8, 15, 18], [11, 8, 0])])
-    slope = np.interp(level, _SLOPE_LEVEL, _SLOPE) * body.slope
+    behind, above = (np.interp(level, _TIP_LEVEL, values) for values in _TIP_MM)
+    tip = center + frame @ np.array([side * (half + 19), behind, above])
     turns = np.linspace(0, np.pi, 60)
     wall = _chest_wall(body, np.full(60, level), turns)
     arc = np.append(0, np.cumsum(np.linalg.norm(np.diff(wall, axis=1), axis=0)))
     start = np.interp(half + 24, wall[0, :25], arc[:25])
-    along = np.linspace(0.05, 1.0, max(round(14 * min(1, share * 4)), 1)) * share * (arc[-1] - start)
-    turn = np.interp(start + along * np.sqrt(1 - slope**2), arc, turns)
-    height = tip[2] - slope * along
+    length = share * (arc[-1] - start)
+    along = np.append(np.arange(0, length, _STEP_MM), length)
+    near, far = (np.clip(np.interp(level, _FALL_LEVEL, values) * body.slope, 0, 0.9) for values in _FALL)
+    fall = np.where(along[1:] <= _NEAR_MM, near, far)
+    turn = np.interp(start + np.cumsum(np.diff(along) * np.sqrt(1 - fall**2)), arc, turns)
+    height = tip[2] - np.cumsum(np.diff(along) * fall)
     levels = np.interp(height, body.path[::-1, 2], body.levels[::-1])
-    right, front = _chest_wall(body, levels, turn)
+    right, front = _chest_wall(body, level + np.interp(level, [7, 8], [0.2, 1]) * (levels - level), turn)
     middle = [np.interp(levels, body.levels, body.path[:, i]) for i in range(2)]
-    return np.concatenate(
-        [joint[None], tip[None], np.stack([middle[0] + side * right, middle[1] + front, height], axis=1)]
-    )
+    share_of_wall = np.clip(along[1:] / _BLEND_MM, 0, 1)
+    share_of_wall = share_of_wall**2 * (3 - 2 * share_of_wall)
+    depth = tip[1] + share_of_wall * (middle[1] + front - tip[1])
+    return np.concatenate([joint[None], tip[None], np.stack([middle[0] + side * right, depth, height], axis=1)])
 
 
 def _chest_wall(body: Body, levels: np.ndarray, turns: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ _OUTLINE_MM = np.array(
 )
 # Chest wall by thoracic level T1-T12: half width, half depth, center in front of the body (mm).
 CHEST_LEVEL = [7, 8, 9, 11, 13, 16, 18]
-CHEST_MM = np.array([[54, 74, 91, 117, 129, 138, 138], [44, 58, 70, 87, 97, 99, 96], [18, 26, 34, 40, 40, 36, 34]])
+CHEST_MM = np.array([[58, 80, 95, 117, 129, 138, 138], [44, 58, 69, 84, 92, 93, 90], [18, 26, 34, 41, 42, 40, 38]])
 CHEST_POWER = 2.6  # of the superellipse: 2 would be round
 
 
