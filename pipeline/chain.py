@@ -73,7 +73,7 @@ class Weights:
     scale_sd: float = 0.08
     t13: float = -2.5
     no_t12: float = -2.5
-    l6: float = -3.0
+    l6: float = -2.5
     temperature: float = 1.2
 
 
