@@ -8,18 +8,14 @@ C1 = 1 to L5 = 24. What a network learns from phantoms about the chest is wrong 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 from scipy import ndimage
 
-from pipeline import read_scan
 from pipeline.labels import NAMES
-from pipeline.landmarks import present_rows, read_csv
-from pipeline.phantom import make_phantom
-from pipeline.sources import find_sources
+from pipeline.landmarks import present_rows
 from pipeline.spaces import Grid, bounds_mm, grid_over, resample, to_voxel
+
+from .beside_phantoms import print_table
 
 STEP_MM = 4.0
 AIR_HU = -400
@@ -70,23 +66,9 @@ def line(name: str, found: np.ndarray) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scans")
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--count", type=int, default=60, help="of synthetic scans to try")
-    parser.add_argument("--seed", type=int, default=77)
-    options = parser.parse_args()
     shares = "".join(f"{share:>7.0%}" for share in SHARES)
-    print(f"{'level at share of area':<34}{shares}{shares}\n{'':<34}{'above':>21}{'below':>21}")
-    for source in find_sources(options.scans):
-        scan, table = read_scan(source.path), options.results / f"{source.name}_landmarks.csv"
-        found = edges(scan.array, scan.affine, read_csv(table)) if table.is_file() else None
-        if found is not None:
-            print(line(source.name, found), flush=True)
-    phantoms = (make_phantom((870_000, options.seed, index), "localization") for index in range(options.count))
-    known = [found for p in phantoms if (found := edges(p.hu, p.affine, p.landmarks_mm)) is not None]
-    for share in (25, 50, 75):
-        print(line(f"{share} % of {len(known)} synthetic scans below", np.nanpercentile(known, share, axis=0)))
+    head = f"{'level at share of area':<34}{shares}{shares}\n{'':<34}{'above':>21}{'below':>21}"
+    print_table(__doc__, head, edges, line)
 
 
 if __name__ == "__main__":

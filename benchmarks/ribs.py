@@ -9,18 +9,14 @@ vertebra above. A rib's height is what tells a level where neither end of the ch
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 from scipy import ndimage
 
-from pipeline import read_scan
 from pipeline.labels import NAMES
-from pipeline.landmarks import present_rows, read_csv
-from pipeline.phantom import make_phantom
-from pipeline.sources import find_sources
+from pipeline.landmarks import present_rows
 from pipeline.spaces import Grid, bounds_mm, grid_over, resample
+
+from .beside_phantoms import print_table
 
 STEP_MM = 1.5
 ASIDE_MM = 50.0
@@ -69,25 +65,15 @@ def line(name: str, found: np.ndarray) -> str:
     return f"{name:<34}" + "".join(f"{value:>6.1f}" for value in found)
 
 
+def seen(hu: np.ndarray, affine: np.ndarray, landmarks_mm: np.ndarray) -> np.ndarray | None:
+    """Return `offsets`, or None where no rib was seen."""
+    found = offsets(hu, affine, landmarks_mm)
+    return found if np.isfinite(found).any() else None
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scans")
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--count", type=int, default=60, help="of synthetic scans to try")
-    parser.add_argument("--seed", type=int, default=77)
-    options = parser.parse_args()
-    print(f"{'levels below its vertebra':<34}" + "".join(f"{name:>6}" for name in NAMES[T1 : T1 + RIBS]))
-    for source in find_sources(options.scans):
-        table = options.results / f"{source.name}_landmarks.csv"
-        if table.is_file():
-            scan = read_scan(source.path)
-            found = offsets(scan.array, scan.affine, read_csv(table))
-            if np.isfinite(found).any():
-                print(line(source.name, found), flush=True)
-    phantoms = (make_phantom((870_000, options.seed, index), "localization") for index in range(options.count))
-    known = np.array([offsets(p.hu, p.affine, p.landmarks_mm) for p in phantoms])
-    for share in (25, 50, 75):
-        print(line(f"{share} % of synthetic scans below", np.nanpercentile(known, share, axis=0)))
+    head = f"{'levels below its vertebra':<34}" + "".join(f"{name:>6}" for name in NAMES[T1 : T1 + RIBS])
+    print_table(__doc__, head, seen, line)
 
 
 if __name__ == "__main__":
