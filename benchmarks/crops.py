@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from pipeline import NoSpineFound, Scan, VertebraePipeline, read_scan
@@ -30,7 +31,7 @@ EDGE_VOXELS = 3  # centers nearer to a cut are not asked for
 
 def axis_along(affine: np.ndarray, direction: int) -> int:
     """Return the array axis that runs most nearly along x, y or z (0, 1, 2)."""
-    return int(np.abs(affine[direction, :3] / np.linalg.norm(affine[:3, :3], axis=0)).argmax())
+    return int(np.flatnonzero(nibabel.io_orientation(affine)[:, 0] == direction)[0])
 
 
 def cropped(scan: Scan, axis: int, start: float, end: float) -> Scan:
