@@ -1,10 +1,14 @@
 """At which level ribs pass beside the spine, on bars of bone at known heights."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from phantoms import spine_of
 
 from benchmarks.ribs import offsets
 from pipeline.landmarks import absent
+from pipeline.phantom.skeleton import rib_mm
 
 # Axes i, j, k step 3 mm back, 2 mm to the right and 2 mm down.
 AFFINE = np.array([[0, 2, 0, -90], [-3, 0, 0, 60], [0, 0, -2, 200], [0, 0, 0, 1]], dtype=float)
@@ -45,3 +49,18 @@ def test_few_vertebrae_tell_nothing():
     landmarks_mm = spine()
     landmarks_mm[10:] = np.nan
     assert np.isnan(offsets(chest({9: -20.0}), AFFINE, landmarks_mm)).all()
+
+
+@pytest.mark.parametrize(("row", "lowest", "highest"), [(9, -1.3, -0.7), (10, -1.3, -0.7), (18, 0.3, 0.9)])
+def test_ribs_of_phantoms_leave_where_real_ribs_do(row, lowest, highest):
+    """50 mm aside, ribs T3 and T4 of chest CT pass 0.6 to 1.2 levels above their vertebra, T12 0.6 to 0.8 below."""
+    found = []
+    for seed in range(12):
+        spine = spine_of((seed, 1))
+        levels = np.array(spine.rows, dtype=float)
+        body = SimpleNamespace(spine=spine, girth=1.0, slope=0.9, levels=levels, path=spine.centers_mm)
+        index = spine.rows.index(row)
+        aside, _, up = (rib_mm(body, row, 1, 0.3) - spine.centers_mm[index]).T
+        level_mm = np.linalg.norm(spine.centers_mm[index - 1] - spine.centers_mm[index])
+        found.append(-np.interp(50, aside, up) / level_mm)
+    assert lowest < np.median(found) < highest

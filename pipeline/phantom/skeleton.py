@@ -58,16 +58,12 @@ def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
     """
     if share < 0.03:
         return np.empty((0, 3))
-    index, level = body.spine.rows.index(row), level_of(row)
-    center, frame, scale = body.spine.centers_mm[index], body.spine.frames[index], body.spine.scales[index]
-    half = np.interp(level, [7, 12, 18], [15, 15, 19]) * scale[0]
-    joint = center + frame @ np.array([side * (half + 4), -8, 5 if level < 16.5 else 0])
-    behind, above = (np.interp(level, _TIP_LEVEL, values) for values in _TIP_MM)
-    tip = center + frame @ np.array([side * (half + 19), behind, above])
+    level = level_of(row)
+    joint, tip, aside = _leaving_mm(body, row, side)
     turns = np.linspace(0, np.pi, 60)
     wall = _chest_wall(body, np.full(60, level), turns)
     arc = np.append(0, np.cumsum(np.linalg.norm(np.diff(wall, axis=1), axis=0)))
-    start = np.interp(half + 24, wall[0, :25], arc[:25])
+    start = np.interp(aside, wall[0, :25], arc[:25])
     length = share * (arc[-1] - start)
     along = np.append(np.arange(0, length, _STEP_MM), length)
     near, far = (np.clip(np.interp(level, _FALL_LEVEL, values) * body.slope, 0, 0.9) for values in _FALL)
@@ -81,6 +77,17 @@ def rib_mm(body: Body, row: int, side: int, share: float) -> np.ndarray:
     share_of_wall = share_of_wall**2 * (3 - 2 * share_of_wall)
     depth = tip[1] + share_of_wall * (middle[1] + front - tip[1])
     return np.concatenate([joint[None], tip[None], np.stack([middle[0] + side * right, depth, height], axis=1)])
+
+
+def _leaving_mm(body: Body, row: int, side: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return a rib's joint and where it touches the transverse process `(3,)`, and how far aside it meets the wall."""
+    index, level = body.spine.rows.index(row), level_of(row)
+    center, frame, scale = body.spine.centers_mm[index], body.spine.frames[index], body.spine.scales[index]
+    half = np.interp(level, [7, 12, 18], [15, 15, 19]) * scale[0]
+    joint = center + frame @ np.array([side * (half + 4), -8, 5 if level < 16.5 else 0])
+    behind, above = (np.interp(level, _TIP_LEVEL, values) for values in _TIP_MM)
+    tip = center + frame @ np.array([side * (half + 19), behind, above])
+    return joint, tip, float(half + 24)
 
 
 def _chest_wall(body: Body, levels: np.ndarray, turns: np.ndarray) -> np.ndarray:
