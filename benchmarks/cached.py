@@ -26,12 +26,24 @@ class Case:
     @property
     def kind(self) -> str:
         """Which unusual count is in view, if any."""
-        here = np.isfinite(self.truth_mm).all(axis=1)
-        if here[T13_ROW]:
-            return "T13"
-        if here[T12_ROW - 1] and here[L1_ROW] and not here[T12_ROW]:
-            return "no T12"
-        return "L6" if here[L6_ROW] else "none"
+        return kind_of_count(self.truth_mm)
+
+
+def kind_of_count(truth_mm: np.ndarray) -> str:
+    """Return which unusual count `(26, 3)` landmarks show: `"T13"`, `"no T12"`, `"L6"` or `"none"`."""
+    here = np.isfinite(truth_mm).all(axis=1)
+    if here[T13_ROW]:
+        return "T13"
+    if here[T12_ROW - 1] and here[L1_ROW] and not here[T12_ROW]:
+        return "no T12"
+    return "L6" if here[L6_ROW] else "none"
+
+
+def is_wide(truth_mm: np.ndarray) -> bool:
+    """Return whether four levels on both sides of the last rib are in view, T9 to L4: enough to tell their count."""
+    here = np.isfinite(truth_mm).all(axis=1)
+    here[T12_ROW] |= kind_of_count(truth_mm) == "no T12"
+    return bool(here[T12_ROW - 3 : L1_ROW + 4].all())
 
 
 def save_cases(path: Path, cases: list[Case]) -> None:
@@ -94,7 +106,7 @@ class EvidencePool:
 
     def spoil(self, truth_mm: np.ndarray, rng: np.random.Generator) -> tuple[Candidates, list[int]]:
         """Return candidates for `(26, 3)` landmarks, and the rows of those bodies that have one."""
-        kind = Case(Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 25))), truth_mm).kind
+        kind = kind_of_count(truth_mm)
         rows = [row for row in ROWS_BY_LEVEL if np.isfinite(truth_mm[row]).all()]
         positions, scores, evidence, kept = [], [], [], []
         source: int | None = None

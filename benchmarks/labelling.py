@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cached import is_wide
 from benchmarks.graph_method import GraphMethod
 from benchmarks.spoiled import DAMAGES, KINDS, Damage, read_patients, spoil, with_anomaly
 from pipeline.candidates import Candidates
 from pipeline.labelling import Weights, solve
-from pipeline.labels import L1_ROW, T12_ROW
+from pipeline.labels import L1_ROW
 from pipeline.landmarks import absent, present_rows
 from pipeline.metrics import identified
 
@@ -95,8 +96,7 @@ def anomalies(
     """
     rng = np.random.default_rng(2)
     plain = [p for p in patients if not np.isfinite(p[L1_ROW + 5]).all()]
-    wide = [p for p in plain if np.isfinite(p[T12_ROW - 3 : L1_ROW + 4]).all()]
-    spines = [c for p in wide if (c := with_anomaly(p, kind)) is not None]
+    spines = [c for p in plain if is_wide(p) and (c := with_anomaly(p, kind)) is not None]
     given = [verdict_on(changed(c, rng), kind, weights) for c in spines]
     claimed = [verdict_on(usual(p, rng), kind, weights) == "present" for p in plain]
     return [float(np.mean([g == verdict for g in given])) for verdict in VERDICTS], float(np.mean(claimed))

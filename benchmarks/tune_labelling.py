@@ -2,9 +2,12 @@
 
     python -m benchmarks.tune_labelling cache candidates.npz --count 30 --seed 11
     python -m benchmarks.tune_labelling score candidates.npz --landmarks DIR
+    python -m benchmarks.tune_labelling counts candidates.npz
 
 `cache` runs stages one and two and keeps every candidate (about 10 s a scan), so that `score` can try weights in
-seconds. Every third phantom has an unusual count: T13, no T12 or L6. `score` prints one line per set of weights:
+seconds. Every third phantom has an unusual count: T13, no T12 or L6; with `--unusual` every one has, and phantoms that
+do not show T9 to L4 are left out. `counts` prints what the labelling says of those counts in the phantoms that show so
+much, and how often it claims one in any phantom that has none. `score` prints one line per set of weights:
 
 - phantoms: identified and all right, in percent;
 - each unusual count: found + cannot tell / falsely claimed, in percent, on real configurations (VerSe 2019 centroids,
@@ -24,8 +27,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.cached import Case, EvidencePool, load_cases, save_cases
-from benchmarks.labelling import Tally, anomalies, compare
+from benchmarks.cached import Case, EvidencePool, is_wide, load_cases, save_cases
+from benchmarks.labelling import VERDICTS, Tally, anomalies, compare, verdict_on
 from benchmarks.phantoms import UNSEEN
 from benchmarks.spoiled import DAMAGES, KINDS, read_patients
 from pipeline import NoSpineFound, Scan, VertebraePipeline
@@ -51,8 +54,11 @@ def cache(options: argparse.Namespace) -> None:
     library = load_shapes(options.shapes) if options.shapes else None
     cases = []
     for index in tqdm(range(options.count), unit="scan", disable=None):
-        variant = ANOMALIES[index // 3 % 3] if index % 3 == 2 else None
+        turn = index if options.unusual else index // 3 if index % 3 == 2 else None
+        variant = None if turn is None else ANOMALIES[turn % 3]
         phantom = make_phantom((UNSEEN, options.seed, index), options.preset, library=library, variant=variant)
+        if options.unusual and not is_wide(phantom.landmarks_mm):
+            continue
         scan = Scan(f"phantom {index}", phantom.hu, phantom.affine, Path(f"phantom_{index}"))
         try:
             labelling = pipeline.find_vertebrae(scan, pipeline.find_spine(scan))
@@ -62,6 +68,16 @@ def cache(options: argparse.Namespace) -> None:
         cases.append(Case(labelling.candidates, phantom.landmarks_mm))
     save_cases(options.file, cases)
     print(f"{len(cases)} of {options.count} phantoms (seed {options.seed}, {options.preset}) in {options.file}")
+
+
+def counts(options: argparse.Namespace) -> None:
+    """Print the verdicts on unusual counts in the phantoms themselves."""
+    cases, weights = load_cases(options.file), Weights()
+    for kind in KINDS:
+        given = [verdict_on(c.candidates, kind, weights) for c in cases if c.kind == kind and is_wide(c.truth_mm)]
+        claimed = [verdict_on(c.candidates, kind, weights) == "present" for c in cases if c.kind != kind]
+        verdicts = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in VERDICTS)
+        print(f"{kind:6} in {len(given)} phantoms: {verdicts}; claimed in {sum(claimed)} of {len(claimed)} others")
 
 
 def score(options: argparse.Namespace) -> None:
@@ -120,9 +136,13 @@ def main() -> None:
     make.add_argument("--count", type=int, default=30)
     make.add_argument("--seed", type=int, default=11)
     make.add_argument("--preset", default="mixed")
+    make.add_argument("--unusual", action="store_true", help="T13, no T12 and L6 in turn, where T9 to L4 are in view")
     make.add_argument("--shapes", type=Path, help="folder of vertebra masks to mix with the procedural shapes")
     for stage in ("spine_loc", "vert_loc"):
         make.add_argument(f"--{stage.replace('_', '-')}", dest=stage, type=Path, help="other weights")
+    tell = commands.add_parser("counts", help="what the labelling says of unusual counts in the phantoms")
+    tell.set_defaults(command=counts)
+    tell.add_argument("file", type=Path)
     judge = commands.add_parser("score", help="try weights of the labelling")
     judge.set_defaults(command=score)
     judge.add_argument("file", type=Path)
