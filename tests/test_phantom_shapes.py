@@ -10,7 +10,7 @@ from phantoms import grid_at, oblique, spine_of
 from pipeline.labels import row_of_name
 from pipeline.phantom import load_shapes, make_phantom, write_phantoms
 from pipeline.phantom.scan import sample_vertebra
-from pipeline.phantom.shapes import FAR_MM, Shape, broken, stretched_to, varied, winged
+from pipeline.phantom.shapes import FAR_MM, Shape, broken, sloped, stretched_to, varied, winged
 from pipeline.phantom.variants import Fracture
 from pipeline.phantom.vertebrae import WAIST, body_size_mm, draw_shape, procedural_shape
 from pipeline.spaces import to_world
@@ -182,6 +182,17 @@ def test_a_body_grows_towards_its_neighbor():
     column = z[grown.sample(np.array([0 * z, 0 * z, z])) < 0]
     assert column.min() == pytest.approx(-12, abs=0.3)
     assert column.max() == pytest.approx(12 * (1 + 5 / 12), abs=0.5)
+
+
+def test_a_spinous_process_falls_behind_the_laminae():
+    """A bar along y, 6 mm high: 20 mm behind the laminae (y = -30 mm) a slope of 0.5 lowers it by 10 mm."""
+    x, y, z = np.meshgrid(np.arange(-10.0, 11), np.arange(-60.0, 11), np.arange(-10.0, 11), indexing="ij")
+    bar = Shape((np.abs(z) - 3 + 0 * x + 0 * y).astype(np.float32), np.array([-10.0, -60, -10]), 1.0, "bar")
+    fallen = sloped(bar, 0.5)
+    z = np.arange(-30, 30, 0.1)
+    for y, center in ((-50.0, -10.0), (-40.0, -5.0), (-30.0, 0.0), (0.0, 0.0)):
+        column = z[fallen.sample(np.array([0 * z, 0 * z + y, z])) < 0]
+        assert [column.min(), column.max()] == pytest.approx([center - 3, center + 3], abs=0.15)
 
 
 @pytest.mark.parametrize(("sides", "left", "right"), [(("left",), 1, 0), (("right",), 0, 1), (("left", "right"), 1, 1)])

@@ -213,6 +213,18 @@ def test_spines_go_down_the_body(seed):
     assert (spine.sacrum_mm - spine.centers_mm[-1])[2] < 0
 
 
+def test_spinous_processes_of_a_chest_are_steep_together():
+    """T9 falls 0.25 more; SD 0.2 between subjects and 0.08 within one: 0.215 in all; L5 has a fifth of it."""
+    spines = [draw_spine(np.random.default_rng(seed), "none") for seed in range(400)]
+    slopes = np.array([spine.slopes for spine in spines])
+    t8, t9, l5 = (slopes[:, row_of_name(name)] for name in ("T8", "T9", "L5"))
+    assert t9.mean() == pytest.approx(0.25, abs=0.03)
+    assert t9.std() == pytest.approx(0.215, abs=0.02)
+    assert l5.mean() == pytest.approx(0, abs=0.01)
+    assert l5.std() == pytest.approx(0.215 / 5, abs=0.005)
+    assert np.corrcoef(t8, t9)[0, 1] > 0.9
+
+
 def test_nearest_row_of_a_spine():
     spine = spine_of(variant="no-T12")
     assert np.array_equal(spine.at(L1), spine.centers_mm[spine.rows.index(L1)])

@@ -94,6 +94,7 @@ def _document(spine: Spine, shapes: list[Shape], body: Body, bone: BoneLook, loo
     return {
         "levels": [NAMES[row] for row in spine.rows],
         "variants": spine.variants.document(),
+        "process_slopes": {NAMES[row]: round(float(s), 3) for row, s in zip(spine.rows, spine.slopes, strict=True)},
         "sources": {NAMES[row]: s.source for row, s in zip(spine.rows, shapes, strict=True) if s is not EMPTY},
         "bone": asdict(bone),
         "look": asdict(look),

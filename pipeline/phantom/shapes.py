@@ -13,6 +13,7 @@ from scipy import ndimage
 from .variants import Fracture
 
 FAR_MM = 20.0
+_LAMINA_MM = -30.0  # y of the laminae of the chest and the loins; a spinous process lies behind them
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,15 @@ def broken(shape: Shape, fracture: Fracture, depth_mm: float) -> Shape:
 def wedge_shift_mm(loss: float, depth_mm: float) -> float:
     """Return how far a wedge, highest behind, is moved forward so that its centroid stays: that of a trapezium."""
     return depth_mm * loss / (12 * (1 - loss / 2))
+
+
+def sloped(shape: Shape, slope: float) -> Shape:
+    """Return a shape whose spinous process falls by `slope` mm more per mm that it lies behind the laminae."""
+    reach_mm = max(_LAMINA_MM - float(shape.low_mm[1]), 0.0)
+    low, local = resampled(shape, shape.spacing_mm, np.array([0, 0, abs(slope) * reach_mm]))
+    behind_mm = np.maximum(_LAMINA_MM - local[1], 0)
+    local[2] += np.float32(slope) * behind_mm
+    return cropped(Shape(shape.sample(local), low, shape.spacing_mm, shape.source))
 
 
 def stretched_to(shape: Shape, up_mm: float, down_mm: float, depth_mm: float) -> Shape:

@@ -24,6 +24,11 @@ PAIR_TILT_DEG = np.array(
     + [-5.7, -9.8, -12.4, -14.4, -9.3, -0.9, 12.2, 16.0]
 )
 L5_TO_S1_MM, L5_TO_S1_TILT_DEG = 31.0, 32.0
+# How much more than the mean shapes (`morphometry`) the spinous processes of T5 to T12 fall, per mm backward: what is
+# missing to four chest CT (`python -m benchmarks.processes`). Then the SD between subjects and that within one.
+SLOPES = np.array([0.05, -0.15, -0.15, 0.0, 0.25, 0.2, 0.15, 0.1])
+SLOPE_SD, SLOPE_NOISE = 0.2, 0.08
+_T5_ROW = 11
 DISC_SHARE = 0.25  # of the distance between two bodies
 
 
@@ -38,6 +43,7 @@ class Spine:
         scales: `(N, 3)` size along those axes relative to the mean vertebra of that level.
         sacrum_mm: `(3,)` center of the first sacral segment.
         sacral_tilt: how far the axis of S1 leans backward going down, radians.
+        slopes: `(N,)` by how many mm more than usual a spinous process falls per mm backward.
         variants: what is special about this spine.
     """
 
@@ -47,6 +53,7 @@ class Spine:
     scales: np.ndarray
     sacrum_mm: np.ndarray
     sacral_tilt: float
+    slopes: np.ndarray
     variants: Variants
 
     def at(self, row: int) -> np.ndarray:
@@ -93,6 +100,7 @@ def draw_spine(rng: np.random.Generator, variant: str | None = None) -> Spine:
         scales=_scales(rng, rows, subject, growth),
         sacrum_mm=ends[-1],
         sacral_tilt=float(np.clip(tilt[-1] + np.deg2rad(rng.normal(14, 6)), 0.2, 1.3)),
+        slopes=_slopes(rng.spawn(1)[0], rows),
         variants=variants,
     )
 
@@ -160,6 +168,14 @@ def _scales(rng: np.random.Generator, rows: tuple[int, ...], subject: float, gro
     depth = subject * rng.uniform(0.93, 1.07) * (1 + 0.02 * _smooth(rng, len(rows), 1.5))
     height = subject * growth * rng.uniform(0.94, 1.03)
     return np.stack([width, depth, height], axis=1)
+
+
+def _slopes(rng: np.random.Generator, rows: tuple[int, ...]) -> np.ndarray:
+    """Spinous processes of one chest are steep or level together; those of the neck and the loins hardly differ."""
+    levels = [level_of(row) for row in rows]
+    mean = np.interp(levels, np.arange(len(SLOPES)) + _T5_ROW, SLOPES, left=0, right=0)
+    share = np.interp(levels, [6, 10, 17, 20], [0.2, 1, 1, 0.2])
+    return mean + share * (rng.normal(0, SLOPE_SD) + SLOPE_NOISE * _smooth(rng, len(rows), 1.5))
 
 
 def names(spine: Spine) -> list[str]:

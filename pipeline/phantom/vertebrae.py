@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from .library import Library
 from .morphometry import ATLAS_COLUMNS, ATLAS_MM, AXIS_COLUMNS, AXIS_MM, COLUMNS, TYPICAL_MM
-from .shapes import FAR_MM, Shape, broken, cropped, stretched_to, varied, winged
+from .shapes import FAR_MM, Shape, broken, cropped, sloped, stretched_to, varied, winged
 from .spine import Spine, kind_of
 
 SPACING_MM = 2.0
@@ -158,7 +158,7 @@ def draw_shape(row: int, rng: np.random.Generator, library: Library | None) -> S
 def vertebra_shape(spine: Spine, index: int, rng: np.random.Generator, library: Library | None = None) -> Shape:
     """Return the shape of one vertebra of a spine, with what its variants do to it."""
     row, variants = spine.rows[index], spine.variants
-    shape = draw_shape(row, rng, library)
+    shape = sloped(draw_shape(row, rng, library), float(spine.slopes[index]))
     depth = body_size_mm(row)[1]
     if row in variants.fractures:
         shape = broken(shape, variants.fractures[row], depth)
