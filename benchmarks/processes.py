@@ -29,7 +29,7 @@ def falls(labels: np.ndarray, affine: np.ndarray, landmarks_mm: np.ndarray) -> n
     Only whole vertebrae between two others are measured: these tell the direction of the spine and the height of a
     level.
     """
-    cut = {int(v) for axis in range(3) for i in (0, -1) for v in np.unique(labels.take(i, axis))}
+    cut = {int(v) for axis in range(3) for i in (0, 1, -2, -1) for v in np.unique(labels.take(i, axis))}
     rows = present_rows(landmarks_mm[:24])
     found = np.full(COUNT, np.nan)
     for row in rows:

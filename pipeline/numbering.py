@@ -167,8 +167,10 @@ def verdicts(candidates: Candidates, solution: Solution) -> tuple[Verdict, ...]:
         below = "L1 is not in view: lumbar vertebrae cannot be counted"
     elif levels[-1] < L5:
         below = "L5 is not in view"
+    elif levels[-1] == L5 and not room_below(candidates, solution):
+        below = "what follows the last vertebra is not in view"
     else:
-        below = "" if room_below(candidates, solution) else "what follows the last vertebra is not in view"
+        below = ""
     return (
         _verdict("T13", T13 in levels, float(states[T13].sum()), hidden),
         _verdict("L6", L6 in levels, float(states[L6].sum()), below),

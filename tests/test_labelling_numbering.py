@@ -68,6 +68,15 @@ def test_sixth_lumbar_vertebra_without_the_last_rib_cannot_be_told():
     assert verdicts_of(labelling)["L6"] == "cannot tell"
 
 
+@pytest.mark.parametrize(("last", "verdict"), [("L6", "present"), ("L5", "cannot tell")])
+def test_a_scan_that_ends_below_the_last_vertebra_shows_a_sixth_but_cannot_exclude_one(last, verdict):
+    candidates = spine([*between("T8", "L5"), *(["L6"] if last == "L6" else [])], blur=0.3)
+    candidates.field_of_view_mm[0, 2] = candidates.positions_mm[-1, 2] - 20
+    labelling = solve(candidates)
+    assert names_of(labelling)[-1] == last
+    assert verdicts_of(labelling)["L6"] == verdict
+
+
 def test_probability_of_an_absent_t12_is_that_of_all_sequences_without_it():
     candidates = spine(["T10", "T11", "L1", "L2"], blur=0.8)
     problem = chain.build(candidates, Weights())
