@@ -11,12 +11,12 @@ from pipeline.outputs import LabelSpined, ReadSpineBoxd, SaveSpineBoxd, SpineBox
 
 
 def heatmap() -> np.ndarray:
-    """Return a part of 3 x 2 x 4 voxels with a faint neighbor, and a single voxel as high as its peak elsewhere."""
+    """Return a part of 3 x 2 x 4 voxels with a faint neighbor, and a single voxel as high as its peak beside it."""
     values = np.zeros((9, 7, 8), np.float32)
     values[2:5, 1:3, 3:7] = 0.3
     values[3, 2, 5] = 1.0
     values[5, 1, 3] = 0.2
-    values[8, 6, 0] = 1.0
+    values[3, 6, 0] = 1.0
     return values
 
 
@@ -27,8 +27,41 @@ def test_the_box_holds_the_largest_part_up_to_its_voxels_edges():
 
 def test_a_larger_share_leaves_the_peak_alone():
     values = heatmap()
-    values[8, 6, 0] = 0.0
+    values[3, 6, 0] = 0.0
     np.testing.assert_allclose(spine_box_mm(values, STORED, share=0.5), [[44.5, 55, -60], [45.5, 57, -56]])
+
+
+@pytest.mark.parametrize(
+    ("aside", "gap", "held"),
+    [
+        (0, 4, True),  # straight on, 56 mm between the middles of the two ends, three voxels each
+        (4, 4, True),  # 32 mm aside: 30 degrees
+        (8, 4, False),  # 64 mm aside: 49 degrees, as the ilium lies
+        (0, 14, False),  # 136 mm
+    ],
+)
+@pytest.mark.parametrize("below", [True, False])
+def test_the_box_holds_what_goes_on_beyond_a_gap(aside, gap, held, below):
+    """A column of 8 mm voxels, 1 x 1 x 20, and one of 6 beyond a gap; an end is what lies within 20 mm of the last."""
+    values = np.zeros((12, 5, 50), np.float32)
+    values[1, 2, 24:44] = 0.9
+    start = 24 - gap - 6
+    values[1 + aside, 2, start : start + 6] = 0.6
+    affine = np.diag([8.0, 8, 8, 1])
+    if not below:
+        values = values[:, :, ::-1]
+    low = start if held else 24
+    ends = (low, 44) if below else (50 - 44, 50 - low)
+    found = spine_box_mm(values, affine)
+    np.testing.assert_allclose(found[:, 2], [8 * ends[0] - 4, 8 * ends[1] - 4])
+    np.testing.assert_allclose(found[:, 0], [4, 12 + 8 * aside * held])
+
+
+def test_a_small_part_is_no_spine():
+    values = np.zeros((5, 5, 50), np.float32)
+    values[2, 2, 8:44] = 0.9
+    values[2, 2, 4] = 0.9  # 3 % of it
+    np.testing.assert_allclose(spine_box_mm(values, np.diag([8.0, 8, 8, 1]))[:, 2], [60, 348])
 
 
 def test_a_low_peak_is_no_spine():
