@@ -155,6 +155,68 @@ class RandWindowsd(RandWindowd):
         return [super(RandWindowsd, self).__call__(data) for _ in range(self.count)]
 
 
+class RandChestd(MapTransform, RandomizableTransform):
+    """Move what lies ahead of the spine along it, or hide it, and slope what lies beside it.
+
+    Organs lie up to two levels higher or lower from patient to patient and ribs fall more or less to the sides; where
+    exactly they do in synthetic chests is a guess, so no level may be told from them alone.
+
+    Args:
+        keys: windows of CT `(1, I, J, K)` in HU, in the frame of `RandWindowd`.
+        prob: how often the front is changed.
+        ahead_mm: range of the distance from the line through the landmarks at which the front begins.
+        shift_mm: largest shift up or down.
+        hidden: share of the changed fronts that are hidden instead.
+        beside_mm: what lies farther to the left or right than this is sloped.
+        slope: standard deviation of the additional fall per mm to the side.
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str],
+        prob: float = 0.8,
+        ahead_mm: tuple[float, float] = (25.0, 50.0),
+        shift_mm: float = 100.0,
+        hidden: float = 0.35,
+        beside_mm: float = 35.0,
+        slope: float = 0.15,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.ahead_mm, self.shift_mm, self.hidden = ahead_mm, shift_mm, hidden
+        self.beside_mm, self.slope = beside_mm, slope
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        """Return the sample with the chest of its images changed."""
+        sample = dict(data)
+        self.randomize(None)
+        landmarks_mm = torch.as_tensor(sample["landmarks_mm"])
+        line_mm = landmarks_mm[torch.isfinite(landmarks_mm).all(dim=1)].numpy()
+        if not len(line_mm) or not (self._do_transform or self.slope):
+            return sample
+        line_mm = line_mm[np.argsort(line_mm[:, 2])]
+        slope = float(self.R.normal(0, self.slope))
+        ahead_mm, shift_mm = self.R.uniform(*self.ahead_mm), self.R.uniform(-self.shift_mm, self.shift_mm)
+        hide, value = self.R.random() < self.hidden, float(self.R.uniform(-120, 60))
+        for key in self.key_iterator(sample):
+            image = sample[key]
+            spacing = float(image.affine[0, 0])
+            values = image.as_tensor()
+            height = np.arange(image.shape[3])
+            aside = np.abs(np.arange(image.shape[1]) * spacing - line_mm[:, 0].mean()) - self.beside_mm
+            falls = np.rint(np.maximum(aside, 0) * slope / spacing)
+            source = np.clip(height[None] + falls[:, None], 0, image.shape[3] - 1).astype(np.int64)
+            values = values.gather(3, torch.from_numpy(source)[None, :, None].expand(values.shape))
+            if self._do_transform:
+                limit = (np.interp(height * spacing, line_mm[:, 2], line_mm[:, 1]) + ahead_mm) / spacing
+                front = torch.arange(image.shape[2])[:, None] > torch.from_numpy(limit)[None]
+                other = np.clip(height + round(shift_mm / spacing), 0, image.shape[3] - 1)
+                moved = torch.full_like(values, value) if hide else values[..., torch.from_numpy(other)]
+                values = torch.where(front, moved, values)
+            sample[key] = MetaTensor(values, affine=image.affine)
+        return sample
+
+
 class RandThickSlicesd(MapTransform, RandomizableTransform):
     """Let an image look as if it had been taken in thicker slices: averaged over them, then interpolated between.
 
