@@ -86,7 +86,7 @@ BUDGETS = {
         1,
         {
             "spine_loc": {**_TINY},
-            "vert_loc": {**_TINY, "window": [64, 64, 64]},
+            "vert_loc": {**_TINY, **_CHEST, "window": [64, 64, 64]},
             "vert_seg": {**_TINY, "window": [48, 48, 48], "val_window": [64, 64, 64]},
         },
     ),

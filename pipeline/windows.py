@@ -200,21 +200,34 @@ class RandChestd(MapTransform, RandomizableTransform):
         hide, value = self.R.random() < self.hidden, float(self.R.uniform(-120, 60))
         for key in self.key_iterator(sample):
             image = sample[key]
-            spacing = float(image.affine[0, 0])
-            values = image.as_tensor()
-            height = np.arange(image.shape[3])
-            aside = np.abs(np.arange(image.shape[1]) * spacing - line_mm[:, 0].mean()) - self.beside_mm
-            falls = np.rint(np.maximum(aside, 0) * slope / spacing)
-            source = np.clip(height[None] + falls[:, None], 0, image.shape[3] - 1).astype(np.int64)
-            values = values.gather(3, torch.from_numpy(source)[None, :, None].expand(values.shape))
+            spacing_mm = float(image.affine[0, 0])
+            values = sloped(image.as_tensor(), spacing_mm, float(line_mm[:, 0].mean()), self.beside_mm, slope)
             if self._do_transform:
-                limit = (np.interp(height * spacing, line_mm[:, 2], line_mm[:, 1]) + ahead_mm) / spacing
-                front = torch.arange(image.shape[2])[:, None] > torch.from_numpy(limit)[None]
-                other = np.clip(height + round(shift_mm / spacing), 0, image.shape[3] - 1)
+                height_mm = np.arange(image.shape[3]) * spacing_mm
+                limit_mm = np.interp(height_mm, line_mm[:, 2], line_mm[:, 1]) + ahead_mm
+                front = torch.arange(image.shape[2])[:, None] * spacing_mm > torch.from_numpy(limit_mm)[None]
+                other = np.clip(np.rint((height_mm + shift_mm) / spacing_mm), 0, image.shape[3] - 1).astype(np.int64)
                 moved = torch.full_like(values, value) if hide else values[..., torch.from_numpy(other)]
                 values = torch.where(front, moved, values)
             sample[key] = MetaTensor(values, affine=image.affine)
         return sample
+
+
+def sloped(values: torch.Tensor, spacing_mm: float, middle_mm: float, beside_mm: float, slope: float) -> torch.Tensor:
+    """Return a window `(1, I, J, K)` whose sides fall by `slope` mm per mm that they lie beyond `beside_mm`.
+
+    Args:
+        values: with axes along x, y and z.
+        spacing_mm: voxel size.
+        middle_mm: x of the spine.
+        beside_mm: nearer to the spine than this nothing moves.
+        slope: positive = down; what comes from outside the window is its edge, repeated.
+    """
+    columns, height = values.shape[1], values.shape[3]
+    beyond_mm = np.maximum(np.abs(np.arange(columns) * spacing_mm - middle_mm) - beside_mm, 0)
+    source = np.arange(height)[None] + np.rint(beyond_mm * slope / spacing_mm)[:, None]
+    index = torch.from_numpy(np.clip(source, 0, height - 1).astype(np.int64))
+    return values.gather(3, index[None, :, None].expand(values.shape))
 
 
 class RandThickSlicesd(MapTransform, RandomizableTransform):
