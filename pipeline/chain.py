@@ -67,7 +67,7 @@ class Weights:
     distance: float = 1.0
     position_sd_mm: float = 2.5
     tail: float = 2.5
-    end: float = 1.0
+    end: float = 1.5
     skip: float = 3.0
     max_skip: int = 6
     scale_sd: float = 0.08
