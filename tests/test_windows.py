@@ -8,14 +8,13 @@ import pytest
 import torch
 from conftest import BUNDLES
 from grids import C1, L1, OBLIQUE, image_of, landmarks, world_of
-from monai.data import MetaTensor
 from phantoms import spine_of
 
 from pipeline.elastic import Deformation
 from pipeline.landmarks import absent
 from pipeline.masks import plan_windows
 from pipeline.spaces import to_world
-from pipeline.windows import CONTROL_POINTS, RandChestd, RandThickSlicesd, RandWindowd, RandWindowsd, thick_slices
+from pipeline.windows import CONTROL_POINTS, RandThickSlicesd, RandWindowd, RandWindowsd, thick_slices
 
 BALL_MM = np.array([33.0, -14.0, 96.0])
 BALL_SHAPE = (78, 44, 31)
@@ -312,47 +311,3 @@ def test_stage_three_trains_where_inference_looks():
     np.testing.assert_allclose(apart.mean(axis=0), windows["offset_mm"], atol=3.0)
     reached = np.abs(apart - windows["offset_mm"]) <= np.array(train["jitter_mm"])
     assert (reached[:, :2].mean(axis=0) > 0.95).all()  # head-foot, every window shows several vertebrae
-
-
-def chest(**options) -> tuple[np.ndarray, np.ndarray]:
-    """Return a window of 2 mm whose values are 100 y + z in voxels, before and after `RandChestd`: `(x, y, z)`."""
-    _, y, z = np.indices((61, 40, 30))
-    image = MetaTensor(torch.from_numpy(100.0 * y + z)[None], affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
-    landmarks_mm = torch.full((26, 3), torch.nan)
-    landmarks_mm[[8, 9]] = torch.tensor([[60.0, 20.0, 50.0], [60.0, 10.0, 10.0]])  # the upper one lies 10 mm ahead
-    transform = RandChestd("image", ahead_mm=(30.0, 30.0), shift_mm=8.0, **options)
-    transform.set_random_state(3)
-    changed = transform({"image": image, "landmarks_mm": landmarks_mm})["image"]
-    return image.numpy()[0], changed.numpy()[0]
-
-
-def test_front_moves_along_the_spine():
-    before, after = (values[30] for values in chest(prob=1.0, hidden=0.0, slope=0.0))
-    # 30 mm ahead of the line: beyond y = 40 mm, voxel 20, at the lower landmark and below, voxel 25 at the upper one.
-    np.testing.assert_array_equal(after[:21, :6], before[:21, :6])
-    np.testing.assert_array_equal(after[:26, 25:], before[:26, 25:])
-    shift = (after - before)[30, 15]
-    assert shift == round(shift)
-    assert 0 < abs(shift) <= 4
-    np.testing.assert_array_equal(after[26:, 5:25], before[26:, 5:25] + shift)
-
-
-def test_front_is_hidden():
-    before, after = (values[30] for values in chest(prob=1.0, hidden=1.0, slope=0.0))
-    assert len(np.unique(after[26:])) == 1
-    assert -120 <= after[30, 15] <= 60
-    np.testing.assert_array_equal(after[:20], before[:20])
-
-
-def test_sides_fall_with_their_distance_from_the_spine():
-    before, after = chest(prob=0.0, slope=0.3, beside_mm=20.0)
-    np.testing.assert_array_equal(after[20:41], before[20:41])  # within 20 mm of x = 60 mm, voxel 30
-    shift = (after - before)[:, 20, 15]
-    np.testing.assert_array_equal(shift, shift[::-1])
-    assert abs(shift[0]) == pytest.approx(2 * abs(shift[10]), abs=1)  # 40 and 20 mm beyond
-    assert abs(shift[0]) > 2
-
-
-def test_chest_stays_where_nothing_is_drawn():
-    before, after = chest(prob=0.0, slope=0.0)
-    np.testing.assert_array_equal(after, before)
