@@ -97,15 +97,15 @@ def anomalies(
     rng = np.random.default_rng(2)
     plain = [p for p in patients if not np.isfinite(p[L1_ROW + 5]).all()]
     spines = [c for p in plain if is_wide(p) and (c := with_anomaly(p, kind)) is not None]
-    given = [verdict_on(changed(c, rng), kind, weights) for c in spines]
-    claimed = [verdict_on(usual(p, rng), kind, weights) == "present" for p in plain]
+    given = [verdicts_on(changed(c, rng), weights)[kind] for c in spines]
+    claimed = [verdicts_on(usual(p, rng), weights)[kind] == "present" for p in plain]
     return [float(np.mean([g == verdict for g in given])) for verdict in VERDICTS], float(np.mean(claimed))
 
 
-def verdict_on(candidates: Candidates, kind: str, weights: Weights) -> str:
-    """Return what the labelling says of an unusual count."""
-    numbering = solve(candidates, weights, alternatives=0).numbering
-    return next((v.verdict for v in numbering.verdicts if v.anomaly == kind), "cannot tell")
+def verdicts_on(candidates: Candidates, weights: Weights) -> dict[str, str]:
+    """Return what the labelling says of every unusual count."""
+    found = {v.anomaly: v.verdict for v in solve(candidates, weights, alternatives=0).numbering.verdicts}
+    return {kind: found.get(kind, "cannot tell") for kind in KINDS}
 
 
 def milliseconds(bodies: int, weights: Weights, repeats: int = 20) -> float:

@@ -7,7 +7,7 @@
 `cache` runs stages one and two and keeps every candidate (about 10 s a scan), so that `score` can try weights in
 seconds. Every third phantom has an unusual count: T13, no T12 or L6; with `--unusual` every one has, and phantoms that
 do not show T9 to L4 are left out. `counts` prints what the labelling says of those counts in the phantoms that show so
-much, and how often it claims one in any phantom that has none. `score` prints one line per set of weights:
+much, and how often it claims one in any phantom without it. `score` prints one line per set of weights:
 
 - phantoms: identified and all right, in percent;
 - each unusual count: found + cannot tell / falsely claimed, in percent, on real configurations (VerSe 2019 centroids,
@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.cached import Case, EvidencePool, is_wide, load_cases, save_cases
-from benchmarks.labelling import VERDICTS, Tally, anomalies, compare, verdict_on
+from benchmarks.labelling import VERDICTS, Tally, anomalies, compare, verdicts_on
 from benchmarks.phantoms import UNSEEN
 from benchmarks.spoiled import DAMAGES, KINDS, read_patients
 from pipeline import NoSpineFound, Scan, VertebraePipeline
@@ -72,10 +72,10 @@ def cache(options: argparse.Namespace) -> None:
 
 def counts(options: argparse.Namespace) -> None:
     """Print the verdicts on unusual counts in the phantoms themselves."""
-    cases, weights = load_cases(options.file), Weights()
+    judged = [(case, verdicts_on(case.candidates, Weights())) for case in load_cases(options.file)]
     for kind in KINDS:
-        given = [verdict_on(c.candidates, kind, weights) for c in cases if c.kind == kind and is_wide(c.truth_mm)]
-        claimed = [verdict_on(c.candidates, kind, weights) == "present" for c in cases if c.kind != kind]
+        given = [said[kind] for case, said in judged if case.kind == kind and is_wide(case.truth_mm)]
+        claimed = [said[kind] == "present" for case, said in judged if case.kind != kind]
         verdicts = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in VERDICTS)
         print(f"{kind:6} in {len(given)} phantoms: {verdicts}; claimed in {sum(claimed)} of {len(claimed)} others")
 
