@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.labels import LABELS, NAMES
 from pipeline.landmarks import present_rows
+from pipeline.measurements.bodies import body_axes
 from pipeline.spaces import to_world
 
 from .beside_phantoms import print_table
@@ -42,16 +43,13 @@ def falls(labels: np.ndarray, affine: np.ndarray, landmarks_mm: np.ndarray) -> n
 def _fall(mask: np.ndarray, affine: np.ndarray, center_mm: np.ndarray, up_mm: np.ndarray) -> float:
     """Return how many steps `up_mm` the tip of the midline of a vertebra lies below its center."""
     level_mm = float(np.linalg.norm(up_mm))
-    up = up_mm / level_mm
-    right = np.array([1.0, 0, 0]) - up[0] * up
-    right /= np.linalg.norm(right)
-    offset_mm = to_world(affine, np.argwhere(mask)) - center_mm
-    middle = offset_mm[np.abs(offset_mm @ right) < MIDLINE_MM]
+    axes = body_axes(up_mm, np.array([0.0, 1, 0]))
+    offset_mm = (to_world(affine, np.argwhere(mask)) - center_mm) @ axes  # right, anterior, up
+    middle = offset_mm[np.abs(offset_mm[:, 0]) < MIDLINE_MM]
     if len(middle) * abs(np.linalg.det(affine[:3, :3])) < 1000 * LEAST_ML:
         return np.nan
-    ahead = middle @ np.cross(up, right)
-    tip = middle[ahead <= np.quantile(ahead, TIP_SHARE)]
-    return float(-(tip @ up).mean() / level_mm)
+    tip = middle[middle[:, 1] <= np.quantile(middle[:, 1], TIP_SHARE)]
+    return float(-tip[:, 2].mean() / level_mm)
 
 
 def line(name: str, found: np.ndarray) -> str:

@@ -25,7 +25,7 @@ PAIR_TILT_DEG = np.array(
 )
 L5_TO_S1_MM, L5_TO_S1_TILT_DEG = 31.0, 32.0
 # How much more than the mean shapes (`morphometry`) the spinous processes of T5 to T12 fall, per mm backward: what is
-# missing to four chest CT (`python -m benchmarks.processes`). Then the SD between subjects and that within one.
+# missing to chest CT (`python -m benchmarks.processes`). Then the SD between subjects and that within one.
 SLOPES = np.array([0.05, -0.15, -0.15, 0.0, 0.25, 0.2, 0.15, 0.1])
 SLOPE_SD, SLOPE_NOISE = 0.2, 0.08
 _T5_ROW = 11
