@@ -15,9 +15,8 @@ from pipeline.phantom import make_phantom
 from pipeline.sources import find_sources
 
 UNSEEN = 870_000  # first number of every seed here; training scans start with another
-Measure = Callable[
-    [np.ndarray, np.ndarray, np.ndarray], "np.ndarray | None"
-]  # of HU or labels, affine and landmarks in mm
+# Of HU or labels, affine and landmarks in mm.
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], "np.ndarray | None"]
 
 
 def print_table(

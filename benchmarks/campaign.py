@@ -61,11 +61,11 @@ BUDGETS = {
             "spine_loc": {**_CPU, "epochs": 8, "learning_rate": 1e-3, "lr_gamma": 0.75},
             "vert_loc": {
                 **_CPU,
+                **_CHEST,
                 "epochs": 12,
                 "learning_rate": 3e-4,
                 "lr_gamma": 0.9,
                 "window": [96, 96, 160],
-                **_CHEST,
             },
             "vert_seg": {**_CPU, "epochs": 12, "learning_rate": 1e-3, "lr_gamma": 0.85, "window": [64, 112, 80]},
         },
