@@ -10,6 +10,10 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
+from .labels import L1_ROW
+
+L4_ROW = L1_ROW + 3
+
 Sample = dict[Hashable, Any]
 
 
@@ -17,7 +21,8 @@ class RandChestd(MapTransform, RandomizableTransform):
     """Move what lies ahead of the spine along it, or hide it, and slope what lies beside it.
 
     Organs lie up to two levels higher or lower from patient to patient and ribs fall more or less to the sides; where
-    exactly they do in synthetic chests is a guess, so no level may be told from them alone.
+    exactly they do in synthetic chests is a guess, so no level may be told from them alone. From L4 down the front
+    stays as it is: the pelvis tells L5 and L6 in patients too.
 
     Args:
         keys: windows of CT `(1, I, J, K)` in HU, in the frame of `windows.RandWindowd`.
@@ -63,12 +68,19 @@ class RandChestd(MapTransform, RandomizableTransform):
             if self._do_transform:
                 height_mm = np.arange(image.shape[3]) * spacing_mm
                 limit_mm = np.interp(height_mm, line_mm[:, 2], line_mm[:, 1]) + ahead_mm
+                limit_mm[height_mm < pelvis_mm(landmarks_mm)] = np.inf
                 front = torch.arange(image.shape[2])[:, None] * spacing_mm > torch.from_numpy(limit_mm)[None]
                 other = np.clip(np.rint((height_mm + shift_mm) / spacing_mm), 0, image.shape[3] - 1).astype(np.int64)
                 moved = torch.full_like(values, value) if hide else values[..., torch.from_numpy(other)]
                 values = torch.where(front, moved, values)
             sample[key] = MetaTensor(values, affine=image.affine)
         return sample
+
+
+def pelvis_mm(landmarks_mm: torch.Tensor) -> float:
+    """Return the height of the uppermost of L4 to L6 among `(26, 3)` landmarks, minus infinity without them."""
+    height_mm = landmarks_mm[L4_ROW : L4_ROW + 3, 2]
+    return float(height_mm[torch.isfinite(height_mm)].amax()) if torch.isfinite(height_mm).any() else -np.inf
 
 
 def sloped(values: torch.Tensor, spacing_mm: float, middle_mm: float, beside_mm: float, slope: float) -> torch.Tensor:

@@ -8,12 +8,12 @@ from monai.data import MetaTensor
 from pipeline.chest import RandChestd, sloped
 
 
-def chest(**options) -> tuple[np.ndarray, np.ndarray]:
+def chest(rows: tuple[int, int] = (8, 9), **options) -> tuple[np.ndarray, np.ndarray]:
     """Return a window of 2 mm whose values are 100 y + z in voxels, before and after `RandChestd`: `(x, y, z)`."""
     _, y, z = np.indices((61, 40, 30))
     image = MetaTensor(torch.from_numpy(100.0 * y + z)[None], affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
     landmarks_mm = torch.full((26, 3), torch.nan)
-    landmarks_mm[[8, 9]] = torch.tensor([[60.0, 20.0, 50.0], [60.0, 10.0, 10.0]])  # the upper one lies 10 mm ahead
+    landmarks_mm[list(rows)] = torch.tensor([[60.0, 20.0, 50.0], [60.0, 10.0, 10.0]])  # the upper one lies 10 mm ahead
     transform = RandChestd("image", ahead_mm=(30.0, 30.0), shift_mm=8.0, **options)
     transform.set_random_state(3)
     changed = transform({"image": image, "landmarks_mm": landmarks_mm})["image"]
@@ -36,6 +36,13 @@ def test_front_is_hidden():
     assert len(np.unique(after[26:])) == 1
     assert -120 <= after[30, 15] <= 60
     np.testing.assert_array_equal(after[:20], before[:20])
+
+
+def test_pelvis_stays_in_front():
+    """L3 at 50 mm, L4 at 10 mm: voxels 0 to 4 lie below L4; 30 mm ahead of it is beyond voxel 20."""
+    before, after = (values[30] for values in chest((21, 22), prob=1.0, hidden=1.0, slope=0.0))
+    np.testing.assert_array_equal(after[:, :5], before[:, :5])
+    assert (after[26:, 5:] != before[26:, 5:]).all()
 
 
 def test_sides_fall_with_their_distance_from_the_spine():
