@@ -50,9 +50,10 @@ def spine_box_mm(heatmap: np.ndarray, affine: np.ndarray, *, min_peak: float = 0
     mass = ndimage.sum_labels(heatmap, parts, range(1, count + 1))
     first, *others = (int(i) for i in np.argsort(-mass) if mass[i] >= LEAST_SHARE * mass.max())
     spine = parts == first + 1
-    for part in (parts == i + 1 for i in others):
-        if _goes_on(heatmap, affine, spine, part):
-            spine |= part
+    left = [parts == i + 1 for i in others]
+    while any(joined := [_goes_on(heatmap, affine, spine, part) for part in left]):
+        spine |= np.any([part for part, joins in zip(left, joined, strict=True) if joins], axis=0)
+        left = [part for part, joins in zip(left, joined, strict=True) if not joins]
     (box,) = ndimage.find_objects(spine.astype(np.uint8))
     own = np.array(affine, dtype=np.float64)
     own[:3, 3] = to_world(affine, np.array([s.start for s in box]))

@@ -57,6 +57,16 @@ def test_the_box_holds_what_goes_on_beyond_a_gap(aside, gap, held, below):
     np.testing.assert_allclose(found[:, 0], [4, 12 + 8 * aside * held])
 
 
+def test_a_small_part_leads_to_a_larger_one():
+    """Parts of 20, 3 and 10 voxels down a column of 8 mm: from the first to the last it is 136 mm, too far at once."""
+    values = np.zeros((5, 5, 60), np.float32)
+    values[2, 2, 36:56] = values[2, 2, 27:30] = values[2, 2, 9:19] = 0.9
+    affine = np.diag([8.0, 8, 8, 1])
+    np.testing.assert_allclose(spine_box_mm(values, affine)[:, 2], [8 * 9 - 4, 8 * 56 - 4])
+    values[2, 2, 27:30] = 0
+    np.testing.assert_allclose(spine_box_mm(values, affine)[:, 2], [8 * 36 - 4, 8 * 56 - 4])
+
+
 def test_a_small_part_is_no_spine():
     values = np.zeros((5, 5, 50), np.float32)
     values[2, 2, 8:44] = 0.9
