@@ -54,6 +54,7 @@ class Weights:
         t13: log-odds of a thirteenth thoracic vertebra.
         no_t12: log-odds of only eleven thoracic vertebrae.
         l6: log-odds of a sixth lumbar vertebra.
+        l6_odds: an L6 is a doubtful end below this log-odds of its score: few spines go on there.
         temperature: divides the score before it becomes a probability; above 1 = less sure.
 
     The defaults were chosen with `benchmarks/labelling.py` on every second patient of its table, and checked against
@@ -67,13 +68,14 @@ class Weights:
     distance: float = 1.0
     position_sd_mm: float = 2.5
     tail: float = 2.5
-    end: float = 1.5
+    end: float = 2.0
     skip: float = 3.0
     max_skip: int = 6
     scale_sd: float = 0.08
     t13: float = -2.5
     no_t12: float = -2.5
-    l6: float = -2.5
+    l6: float = -1.0
+    l6_odds: float = 1.4
     temperature: float = 1.2
 
 
@@ -147,9 +149,10 @@ def _log_odds(candidates: Candidates) -> np.ndarray:
 
 def _terminals(candidates: Candidates, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     """Return the gain, 0 or less, of beginning and ending with a candidate: `(26, N)` each."""
-    cost = weights.end * np.minimum(_log_odds(candidates), 0.0)
-    starts, ends = np.tile(cost, (NUM_ROWS, 1)), np.tile(cost, (NUM_ROWS, 1))
-    starts[0], ends[L6 - 1 :] = 0.0, 0.0
+    log_odds = _log_odds(candidates)
+    starts, ends = (np.tile(weights.end * np.minimum(log_odds, 0.0), (NUM_ROWS, 1)) for _ in range(2))
+    starts[0], ends[L6 - 1] = 0.0, 0.0
+    ends[L6] = weights.end * np.minimum(log_odds - weights.l6_odds, 0.0)
     return starts, ends
 
 

@@ -114,7 +114,7 @@ def scored(candidates: Candidates, index: int, score: float) -> Candidates:
 
 
 def test_doubtful_candidate_beyond_an_end_is_left_out():
-    # Its score is worth 3 + 2 log(1/3) = 0.8, its evidence 0.7 log(0.66) = -0.3; to end with it takes off log(3) = 1.1.
+    # Its score is worth 3 + 2 log(1/3) = 0.8, its evidence 0.7 log(0.66) = -0.3; to end with it takes 2 log(3) = 2.2.
     names = between("T3", "T11")
     assert names_of(solve(scored(spine(names), -1, 0.25))) == names[:-1]
     assert names_of(solve(scored(spine(names), 0, 0.25))) == names[1:]
@@ -124,6 +124,13 @@ def test_doubtful_candidate_beyond_an_end_is_left_out():
 def test_spine_itself_may_end_with_a_doubtful_candidate():
     names = between("C1", "L5")
     assert names_of(solve(scored(scored(spine(names), 0, 0.25), -1, 0.25))) == names
+
+
+@pytest.mark.parametrize(("score", "last"), [(0.8, "L6"), (0.4, "L5")])
+def test_sixth_lumbar_vertebra_must_be_sure(score, last):
+    """Of 0.8 it is worth 3 + 2 log(4) - 1 = 4.8; of 0.4, 3 - 2 log(1.5) - 1 - 2 (1.4 + log(1.5)) = -2.4."""
+    names = [*between("T9", "L5"), "L6"]
+    assert names_of(solve(scored(spine(names, blur=0.3), -1, score)))[-1] == last
 
 
 def test_wrong_evidence_at_one_vertebra_is_overruled():
@@ -265,9 +272,12 @@ def naive_pair(above: str, below: str, distance_mm: float, log_scale: float, wei
 
 
 def naive_ends(scores: list[float], first: str, last: str, weights: Weights) -> float:
-    """Score beginning and ending with two candidates: a doubtful one costs its log-odds, where the spine goes on."""
+    """Score beginning and ending with two candidates: a doubtful one costs its log-odds, where the spine goes on.
+
+    An L6 costs what its log-odds lack of 1.4.
+    """
     top = 0.0 if first == "C1" else math.log(scores[0] / (1 - scores[0]))
-    bottom = 0.0 if last in ("L5", "L6") else math.log(scores[1] / (1 - scores[1]))
+    bottom = 0.0 if last == "L5" else math.log(scores[1] / (1 - scores[1])) - (weights.l6_odds if last == "L6" else 0.0)
     return weights.end * (min(top, 0.0) + min(bottom, 0.0))
 
 
