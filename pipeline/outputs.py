@@ -51,9 +51,9 @@ def spine_box_mm(heatmap: np.ndarray, affine: np.ndarray, *, min_peak: float = 0
     first, *others = (int(i) for i in np.argsort(-mass) if mass[i] >= LEAST_SHARE * mass.max())
     spine = parts == first + 1
     left = [parts == i + 1 for i in others]
-    while any(joined := [_goes_on(heatmap, affine, spine, part) for part in left]):
-        spine |= np.any([part for part, joins in zip(left, joined, strict=True) if joins], axis=0)
-        left = [part for part, joins in zip(left, joined, strict=True) if not joins]
+    while joined := [part for part in left if _goes_on(heatmap, affine, spine, part)]:
+        spine |= np.any(joined, axis=0)
+        left = [part for part in left if not spine[part].any()]
     (box,) = ndimage.find_objects(spine.astype(np.uint8))
     own = np.array(affine, dtype=np.float64)
     own[:3, 3] = to_world(affine, np.array([s.start for s in box]))
