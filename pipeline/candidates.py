@@ -37,16 +37,16 @@ class Candidates:
         """Return `N`."""
         return len(self.scores)
 
-    def in_view(self, point_mm: np.ndarray) -> bool:
-        """Tell whether a `(3,)` RAS+ mm point lies in the heatmaps and in the scan; False if that is unknown."""
-        if self.field_of_view_mm is None or (point_mm < self.field_of_view_mm[0]).any():
-            return False
-        if (point_mm > self.field_of_view_mm[1]).any():
-            return False
-        if self.scan is None:
-            return True
-        point_vox = to_voxel(self.scan.affine, point_mm)
-        return bool(((point_vox >= -0.5) & (point_vox <= np.array(self.scan.shape) - 0.5)).all())
+    def in_view(self, points_mm: np.ndarray) -> np.ndarray:
+        """Tell which `(..., 3)` RAS+ mm points lie in the heatmaps and in the scan; False if that is unknown."""
+        if self.field_of_view_mm is None:
+            return np.zeros(points_mm.shape[:-1], dtype=bool)
+        low_mm, high_mm = self.field_of_view_mm
+        inside = (points_mm >= low_mm) & (points_mm <= high_mm)
+        if self.scan is not None:
+            points_vox = to_voxel(self.scan.affine, points_mm)
+            inside &= (points_vox >= -0.5) & (points_vox <= np.array(self.scan.shape) - 0.5)
+        return inside.all(axis=-1)
 
 
 def no_candidates() -> Candidates:

@@ -3,7 +3,7 @@
 A state is (candidate, level); `level` is the position in `labels.ROWS_BY_LEVEL`, head to foot. A labelling is a
 sequence of states that goes down the body and rises in level. Its score is a sum of logarithms: what the network
 says of each chosen candidate, how well each distance fits the pair of levels at the patient's scale, a cost for each
-vertebra skipped, a prior for each anomaly. Choosing nothing at all scores 0.
+vertebra skipped or unseen, a prior for each anomaly. Choosing nothing at all scores 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .candidates import Candidates
 from .labels import L1_ROW, NUM_CHANNELS, NUM_ROWS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
 
 T12, T13, L1 = (ROWS_BY_LEVEL.index(row) for row in (T12_ROW, T13_ROW, L1_ROW))
-T11, L6 = T12 - 1, NUM_ROWS - 1
+T11, L5, L6 = T12 - 1, NUM_ROWS - 2, NUM_ROWS - 1
 
 # Distance in mm (mean, standard deviation) from C1, C2 ... L5 to the next center: 68 patients, 750 centroids of the
 # VerSe 2019 challenge (C1: whole vertebra, others: body). T12-T13 and T13-L1, not in that set, follow T12-L1.
@@ -32,6 +32,8 @@ SPACING_MM = np.array([
 # Straight down the body, in RAS. From one center to the next lower one the spine leans between 29 degrees forward
 # (lumbar) and 80 degrees backward (neck of a bent back) in the same set, so the middle leans 20 degrees backward.
 DOWN = -np.array([0.0, np.sin(np.radians(20.0)), np.cos(np.radians(20.0))])
+WAYS_DOWN = np.stack([DOWN, [0.0, 0.0, -1.0]])  # a spine that ends may have gone on either way
+BEYOND = 1.5  # the next vertebra would be whole in view if so many distances beyond an end are
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Weights:
         tail: the distance term is quadratic up to about this many units and logarithmic beyond.
         end: multiplies the log-odds of a doubtful first or last candidate, unless the spine itself ends there: bodies
             that are not there lie beyond an end more often than between two others.
+        unseen: cost of a first or last candidate beyond which the next vertebra would be in view.
+        passed: multiplies by how much the log-odds of a candidate midway between two chosen ones exceeds
+            `passed_odds`: bodies that are not there seldom lie just where one is expected.
+        passed_odds: see there.
         skip: cost of each vertebra between two chosen ones that has no candidate.
         max_skip: no more than this many in one gap.
         scale_sd: spread of the logarithm of the patient's scale.
@@ -69,11 +75,14 @@ class Weights:
     position_sd_mm: float = 2.5
     tail: float = 2.5
     end: float = 2.0
+    unseen: float = 1.0
+    passed: float = 3.0
+    passed_odds: float = 1.0
     skip: float = 3.0
     max_skip: int = 6
     scale_sd: float = 0.08
     t13: float = -2.5
-    no_t12: float = -2.5
+    no_t12: float = -1.5
     l6: float = -1.0
     l6_odds: float = 1.4
     temperature: float = 1.2
@@ -116,6 +125,7 @@ def build(candidates: Candidates, weights: Weights, pins: Mapping[int, int] | No
     shape = (NUM_ROWS, weights.max_skip + 2, len(log_scales), count * count)
     edges, without_t12 = np.full(shape, -np.inf), np.zeros(shape, dtype=bool)
     score, lacking = np.maximum(normal, without), without > normal
+    score -= _passed(candidates, distance_mm, weights).flat[pairs]
     for index, at in enumerate(zip(level, step - 1, strict=True)):
         edges[at][:, pairs] = score[index]
         if lacking[index].any():
@@ -150,11 +160,33 @@ def _log_odds(candidates: Candidates) -> np.ndarray:
 def _terminals(candidates: Candidates, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     """Return the gain, 0 or less, of beginning and ending with a candidate: `(26, N)` each."""
     log_odds = _log_odds(candidates)
-    cost = weights.end * np.minimum(log_odds, 0.0)
-    starts, ends = np.tile(cost, (NUM_ROWS, 1)), np.tile(cost, (NUM_ROWS, 1))
-    starts[0], ends[L6 - 1] = 0.0, 0.0
+    doubt = weights.end * np.minimum(log_odds, 0.0)
+    starts = np.tile(doubt, (NUM_ROWS, 1))
+    ends = starts.copy()
+    starts[1:] -= weights.unseen * np.stack([_room(candidates, -next_mm(level - 1)) for level in range(1, NUM_ROWS)])
+    ends[:L5] -= weights.unseen * np.stack([_room(candidates, next_mm(level)) for level in range(L5)])
+    starts[0], ends[L5] = 0.0, 0.0
     ends[L6] = weights.end * np.minimum(log_odds - weights.l6_odds, 0.0)
     return starts, ends
+
+
+def _room(candidates: Candidates, distance_mm: float) -> np.ndarray:
+    """Return `(N,)`: whether the next vertebra, so far below each candidate (above: negative), would be in view."""
+    points_mm = candidates.positions_mm[:, None] + BEYOND * distance_mm * WAYS_DOWN
+    return np.asarray(candidates.in_view(points_mm).all(axis=1))
+
+
+def next_mm(level: int) -> float:
+    """Return the mean distance from a level to the next lower one; from L6, that to it."""
+    return float(SPACING_MM[min(level if level <= T12 else level - 1, len(SPACING_MM) - 1), 0])
+
+
+def _passed(candidates: Candidates, distance_mm: np.ndarray, weights: Weights) -> np.ndarray:
+    """Return the cost of going from one candidate to another past those between them: `(N, N)`."""
+    sure = weights.passed * np.maximum(_log_odds(candidates) - weights.passed_odds, 0.0)
+    to, onward, whole = distance_mm[:, :, None], distance_mm[None], distance_mm[:, None]  # (from, past, to)
+    midway = (to + onward < 1.02 * whole) & (np.minimum(to, onward) > 0.4 * whole)
+    return midway.swapaxes(1, 2) @ sure
 
 
 def _nodes(candidates: Candidates, weights: Weights) -> np.ndarray:

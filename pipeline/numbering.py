@@ -13,14 +13,13 @@ from itertools import pairwise
 import numpy as np
 
 from .candidates import Candidates
-from .chain import DOWN, L1, L6, SPACING_MM, T11, T12, T13, Problem
+from .chain import L1, L5, L6, T11, T12, T13, WAYS_DOWN, Problem, next_mm
 from .labels import NAMES, ROWS_BY_LEVEL
 from .sequences import Solution, Step
 
 SURE = 0.9  # probability of an anchor, and of what a verdict calls absent
 BELOW_MM = 45.0  # more room than the next body would need
 ANCHORS = {"head": ("C1", "C2"), "last rib": ("T12", "T13", "L1"), "sacrum": ("L5", "L6")}
-L5 = L6 - 1
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _anchors(solution: Solution, candidates: Candidates) -> tuple[str, ...]:
 def room_below(candidates: Candidates, solution: Solution) -> bool:
     """Tell whether a further vertebra would be in view below the last one."""
     last_mm = candidates.positions_mm[solution.steps[-1].candidate]
-    return candidates.in_view(last_mm + BELOW_MM * DOWN) and candidates.in_view(last_mm - [0, 0, BELOW_MM])
+    return bool(candidates.in_view(last_mm + BELOW_MM * WAYS_DOWN).all())
 
 
 def end_not_found(candidates: Candidates, solution: Solution) -> list[tuple[str, str]]:
@@ -151,8 +150,8 @@ def end_not_found(candidates: Candidates, solution: Solution) -> list[tuple[str,
             continue
         end_mm = candidates.positions_mm[end.candidate]
         way = end_mm - candidates.positions_mm[inner.candidate]
-        way_mm = way / np.linalg.norm(way) * SPACING_MM[min(end.level, len(SPACING_MM) - 1), 0]
-        if all(candidates.in_view(end_mm + share * way_mm) for share in (1.0, 2.0)):
+        way_mm = way / np.linalg.norm(way) * next_mm(end.level)
+        if candidates.in_view(end_mm + 2.0 * way_mm):
             result.append((NAMES[ROWS_BY_LEVEL[end.level]], side))
     return result
 

@@ -30,11 +30,15 @@ def evidence_of(name: str, blur: float = 0.6) -> np.ndarray:
 
 
 def spine(names: list[str], looks: dict[str, str] | None = None, blur: float = 0.6) -> Candidates:
-    """Return one candidate per name on a gentle curve; `looks` names what the network takes a vertebra for."""
+    """Return one candidate per name on a gentle curve; `looks` names what the network takes a vertebra for.
+
+    The field of view ends 60 mm beyond a C1, an L5 or an L6, 20 mm beyond other ends.
+    """
     down_mm = np.cumsum([0.0] + [STEP_MM[name] for name in names[:-1]])
     positions_mm = np.stack([0 * down_mm + 5, 20 * np.sin(down_mm / 150), 700 - down_mm], axis=1)
     evidence = np.stack([evidence_of((looks or {}).get(name, name), blur) for name in names])
-    field_mm = np.array([[-90.0, -90.0, positions_mm[-1, 2] - 60], [100.0, 90.0, 760.0]])
+    above_mm, below_mm = 60 if names[0] == "C1" else 20, 60 if names[-1] in ("L5", "L6") else 20
+    field_mm = np.array([[-90.0, -90.0, positions_mm[-1, 2] - below_mm], [100.0, 90.0, 700.0 + above_mm]])
     return Candidates(positions_mm, np.full(len(names), 0.9), evidence, field_mm)
 
 
@@ -119,6 +123,42 @@ def test_doubtful_candidate_beyond_an_end_is_left_out():
     assert names_of(solve(scored(spine(names), -1, 0.25))) == names[:-1]
     assert names_of(solve(scored(spine(names), 0, 0.25))) == names[1:]
     assert names_of(solve(scored(spine(names), 4, 0.25))) == names
+
+
+@pytest.mark.parametrize(("passed", "score", "named"), [(3.0, 0.9, True), (0.0, 0.9, False), (3.0, 0.6, False)])
+def test_sure_body_midway_between_two_is_not_passed_over(passed, score, named):
+    """Seven look like C3 to T2, one like nothing, seven like T3 to T9.
+
+    To name all, seven must change their level, 0.7 log(7.4) = 1.4 each. To pass over the one costs what it is worth,
+    3 + 2 log(9) - 0.7 log(25) = 5.1, 3.6 less at a score of 0.6, and 3.2 for a gap of 41 instead of 20.4 mm.
+    `passed` adds 3 (log(9) - 1) = 3.6, and nothing at 0.6, whose log-odds are below 1.
+    """
+    names = between("C3", "T10")
+    seen = dict(zip(between("T4", "T10"), between("T3", "T9"), strict=True))
+    candidates = scored(spine(names, looks=seen, blur=0.5), names.index("T3"), score)
+    candidates.evidence[names.index("T3")] = 1 / 25
+    chosen = solve(candidates, Weights(passed=passed)).vertebrae
+    assert (names.index("T3") in [vertebra.candidate for vertebra in chosen]) == named
+
+
+@pytest.mark.parametrize(("beyond_mm", "cost"), [(24.0, 0.0), (27.0, 1.0)])
+def test_end_beyond_which_the_next_vertebra_is_in_view_costs(beyond_mm, cost):
+    """Above C7 the next center is 17.2 mm away: 1.5 times that are 25.8 mm straight up, 24.2 mm of it up if leaning."""
+    candidates = spine(between("C7", "T4"))
+    candidates.field_of_view_mm[:, 2] = candidates.positions_mm[-1, 2] - 20, candidates.positions_mm[0, 2] + beyond_mm
+    problem = chain.build(candidates, Weights())
+    assert problem.starts[LEVELS.index("C7"), 0] == -cost
+    assert problem.starts[0, 0] == 0.0, "above C1 there is none"
+    assert not problem.ends[:, 4].any()
+
+
+@pytest.mark.parametrize(("beyond_mm", "cost"), [(48.0, 0.0), (52.0, 1.0)])
+def test_so_does_one_below(beyond_mm, cost):
+    """From L4 to L5 are 32.9 mm, 1.5 times that 49.4 mm."""
+    candidates = spine(between("T12", "L4"))
+    candidates.field_of_view_mm[0, 2] = candidates.positions_mm[-1, 2] - beyond_mm
+    problem = chain.build(candidates, Weights())
+    assert [problem.ends[LEVELS.index(name), 4] for name in ("L4", "L5", "L6")] == [-cost, 0.0, 0.0]
 
 
 def test_spine_itself_may_end_with_a_doubtful_candidate():
@@ -281,6 +321,17 @@ def naive_ends(scores: list[float], first: str, last: str, weights: Weights) -> 
     return weights.end * (min(top, 0.0) + min(bottom, 0.0))
 
 
+def naive_passed(candidates: Candidates, above: int, below: int, weights: Weights) -> float:
+    """Score what lies between two candidates: what is sure, near the line and not near either."""
+    ends_mm, cost = candidates.positions_mm[[above, below]], 0.0
+    whole_mm = math.dist(*ends_mm)
+    for place_mm, score in zip(candidates.positions_mm, np.clip(candidates.scores, 0.02, 0.98), strict=True):
+        parts_mm = [math.dist(place_mm, end_mm) for end_mm in ends_mm]
+        if sum(parts_mm) < 1.02 * whole_mm and min(parts_mm) > 0.4 * whole_mm:
+            cost += weights.passed * max(math.log(score / (1 - score)) - weights.passed_odds, 0.0)
+    return cost
+
+
 def all_sequences(candidates: Candidates, problem: chain.Problem, levels: list[int]) -> dict[tuple, list[float]]:
     """Score every sequence over some levels at every scale; the keys are tuples of (candidate, level)."""
     weights = problem.weights
@@ -295,6 +346,7 @@ def all_sequences(candidates: Candidates, problem: chain.Problem, levels: list[i
                 gain = sum(problem.nodes[level, candidate] for candidate, level in steps)
                 sure = [float(np.clip(candidates.scores[chosen[i]], 0.02, 0.98)) for i in (0, -1)]
                 gain += naive_ends(sure, LEVELS[names[0]], LEVELS[names[-1]], weights)
+                gain -= sum(naive_passed(candidates, a, b, weights) for a, b in itertools.pairwise(chosen))
                 result[steps] = [
                     prior + gain + sum(
                         naive_pair(LEVELS[a], LEVELS[b], float(np.linalg.norm(offset)), log_scale, weights)

@@ -78,7 +78,7 @@ def test_a_scan_that_ends_below_the_last_vertebra_shows_a_sixth_but_cannot_exclu
 
 
 def test_probability_of_an_absent_t12_is_that_of_all_sequences_without_it():
-    candidates = spine(["T10", "T11", "L1", "L2"], blur=0.8)
+    candidates = replace(spine(["T10", "T11", "L1", "L2"], blur=0.8), field_of_view_mm=None)
     problem = chain.build(candidates, Weights())
     whole = sequences.posterior(problem)
     # Forbidding the transitions takes exactly their share from the sum over all sequences.
@@ -117,7 +117,7 @@ def test_margin_is_the_score_lost_by_shifting_all_names():
     for shift, margin in zip((-1, 1), labelling.numbering.shift_margins, strict=True):
         levels = [LEVELS.index(name) + shift for name in names]
         gains = [problem.nodes[level, candidate] for candidate, level in enumerate(levels)]
-        by_scale = problem.scale_prior + sum(gains)
+        by_scale = problem.scale_prior + sum(gains) + problem.starts[levels[0], 0] + problem.ends[levels[-1], 5]
         for index in range(5):
             by_scale = by_scale + problem.edges[levels[index + 1], 0, :, index, index + 1]
         assert margin == pytest.approx(solution.score - by_scale.max())
