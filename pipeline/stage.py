@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,13 @@ def fold_batch_norm(network: nn.Module) -> None:
 
 
 def export_weights(checkpoint: Path, target: Path) -> None:
-    """Write a checkpoint's state dict in half precision, as bundles ship it; integers (counters) stay as they are."""
+    """Write a checkpoint's state dict as bundles ship it."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    state = state.get("model", state)
+    write_weights(state.get("model", state), target)
+
+
+def write_weights(state: Mapping[str, torch.Tensor], target: Path) -> None:
+    """Write a state dict in half precision; integers (counters) stay as they are."""
     small = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     with atomic_path(Path(target)) as temporary:
         torch.save(small, temporary)
