@@ -1,8 +1,10 @@
 """Average weights of one network, such as those of several runs, into one file in half precision.
 
     python -m benchmarks.average mean.pt runs/a/model.pt runs/b/resume_checkpoint_8.pt:2
+    python -m benchmarks.average mean.pt new.pt old.pt --only local
 
-A number after a colon says how often a file counts. Of a resume checkpoint the running average is taken.
+A number after a colon says how often a file counts. Of a resume checkpoint the running average is taken. `--only` takes
+the mean of the weights whose names begin so, and the first file's of all others.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def average(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
-    """Return the mean of the weights in some files, each counted as often as stated; integers are the first's.
+def average(parts: list[tuple[Path, float]], only: str = "") -> dict[str, torch.Tensor]:
+    """Return the mean of the weights in some files, each counted as often as stated.
+
+    Integers, and weights whose names do not begin with `only`, are the first file's.
 
     Raises:
         ValueError: a file holds no weights, or those of another network than the first.
@@ -42,8 +46,8 @@ def average(parts: list[tuple[Path, float]]) -> dict[str, torch.Tensor]:
             raise ValueError(f"{path}: another network than that of {first_path}")
         for name, value in state.items():
             sums[name] += times / total * value.double()
-    floating = {name: value.is_floating_point() for name, value in first.items()}
-    return {name: sums[name].to(value.dtype) if floating[name] else value for name, value in first.items()}
+    mixed = {name for name, value in first.items() if value.is_floating_point() and name.startswith(only)}
+    return {name: sums[name].to(value.dtype) if name in mixed else value for name, value in first.items()}
 
 
 def _part(text: str) -> tuple[Path, float]:
@@ -56,9 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", type=Path, metavar="OUT")
     parser.add_argument("parts", type=_part, nargs="+", metavar="FILE[:TIMES]")
+    parser.add_argument("--only", default="", metavar="NAME", help="of which weights, such as local (default: all)")
     arguments = parser.parse_args()
     try:
-        write_weights(average(arguments.parts), arguments.target)
+        write_weights(average(arguments.parts, arguments.only), arguments.target)
     except ValueError as reason:
         parser.error(str(reason))
 

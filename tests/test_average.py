@@ -24,6 +24,13 @@ def test_a_file_counts_as_often_as_stated(saved):
     assert mean["steps"] == 7
 
 
+def test_only_a_branch_is_averaged(tmp_path):
+    for name, value in (("a", 2.0), ("b", 4.0)):
+        torch.save({"local.weight": torch.tensor(value), "spatial.weight": torch.tensor(value)}, tmp_path / name)
+    mean = average([(tmp_path / "a", 1.0), (tmp_path / "b", 1.0)], "local")
+    assert mean == {"local.weight": 3.0, "spatial.weight": 2.0}
+
+
 def test_the_command_writes_half_precision(saved, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["average", str(tmp_path / "mean.pt"), str(saved[0]), f"{saved[1]}:2"])
     main()
