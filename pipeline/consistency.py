@@ -22,6 +22,7 @@ VOLUME_ML = dict(zip(
      64.5, 63.1, 66.9, 67.9, 67.8, 67.8, 45.6], strict=True))  # fmt: skip
 SIZE_FACTOR = 1.7  # larger or smaller than this times the expected volume is an outlier
 SPACING_UNITS = 4.0  # standard deviations of the logarithm of a distance, at the patient's scale
+GAP = 1.6  # times the expected distance: room for another one (largest of 678 in 72 scans of VerSe 2019: 1.35)
 OUTSIDE_MM = 2.0  # a landmark this far from its mask is outside it, on coarse grids one voxel
 RING_MM = 15.0  # for C1, whose center lies in the canal: 9 to 11 mm from its bone in phantoms
 
@@ -143,7 +144,7 @@ def _spacings(rows: list[int], landmarks_mm: np.ndarray) -> list[Finding]:
     scale = np.clip(np.median(ratios), -2 * Weights.scale_sd, 2 * Weights.scale_sd) if pairs else 0.0
     result = []
     for (above, below), ratio, spread in zip(pairs, ratios, spreads, strict=True):
-        if abs(ratio - scale) > SPACING_UNITS * spread:
+        if abs(ratio - scale) > SPACING_UNITS * spread or ratio - scale > np.log(GAP):
             distance_mm = np.linalg.norm(landmarks_mm[below] - landmarks_mm[above])
             sentence = f"{NAMES[above]} and {NAMES[below]} are {distance_mm:.0f} mm apart"
             sentence += f", expected about {distance_mm * np.exp(scale - ratio):.0f} mm"

@@ -149,3 +149,14 @@ def test_the_distance_over_a_t13_is_no_gap():
 
 def test_nothing_at_all():
     assert check(np.zeros((4, 5, 6), np.uint8), np.eye(4), np.full((26, 3), np.nan)) == ()
+
+
+@pytest.mark.parametrize(("c5_mm", "flagged"), [(25.0, False), (29.5, True)])
+def test_a_gap_in_the_neck_that_has_room_for_another(c5_mm, flagged):
+    """C4 to C5 are 17.1 mm: 1.6 times that, 27.4 mm, is less than four standard deviations, which reach to 43 mm."""
+    landmarks_mm = np.full((26, 3), np.nan)
+    down_mm = np.cumsum([0.0, 16.6, c5_mm, 15.8, 17.2])  # C3 ... C7
+    for name, z_mm in zip(("C3", "C4", "C5", "C6", "C7"), down_mm, strict=True):
+        landmarks_mm[row_of_name(name)] = (0.0, 0.0, -z_mm)
+    found = codes(check(np.zeros((4, 4, 40), np.uint8), np.diag([4.0, 4.0, -4.0, 1.0]), landmarks_mm))
+    assert (("spacing", ("C4", "C5")) in found) == flagged
