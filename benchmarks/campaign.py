@@ -38,11 +38,13 @@ class Budget:
 
     Attributes:
         scans: how many scans of each preset.
+        unusual: how many more of the whole spine's preset with each count of `UNUSUAL`.
         judged: how many unseen scans the weights are compared on.
         train: values of `train.json` per stage.
     """
 
     scans: dict[str, int]
+    unusual: int
     judged: int
     train: dict[str, dict[str, Any]]
 
@@ -56,6 +58,7 @@ BUDGETS = {
     # Several hours on two cores.
     "cpu": Budget(
         {"localization": 600, "segmentation": 400},
+        100,
         40,
         {
             "spine_loc": {**_CPU, "epochs": 8, "learning_rate": 1e-3, "lr_gamma": 0.75},
@@ -73,6 +76,7 @@ BUDGETS = {
     # One large GPU with a dozen cores to make the data.
     "gpu": Budget(
         {"localization": 2000, "segmentation": 1500},
+        300,
         60,
         {
             "spine_loc": {**_GPU, "epochs": 10, "learning_rate": 1e-3, "lr_gamma": 0.8, "batch_size": 4},
@@ -84,6 +88,7 @@ BUDGETS = {
     "tiny": Budget(
         {"localization": 10, "segmentation": 10},
         1,
+        1,
         {
             "spine_loc": {**_TINY},
             "vert_loc": {**_TINY, **_CHEST, "window": [64, 64, 64]},
@@ -93,21 +98,27 @@ BUDGETS = {
 }
 PRESET = {"spine_loc": "localization", "vert_loc": "localization", "vert_seg": "segmentation"}
 SEEDS = {"localization": 101, "segmentation": 102}
+UNUSUAL = {"T13": 103, "no-T12": 104, "L6": 105}  # and their seeds
 
 
 def make_scans(out: Path, budget: Budget, shapes: Path | None) -> dict[str, Path]:
     """Write what is missing of the training scans; return the folder of every preset."""
-    folders = {}
+    folders = {preset: out / "data" / preset for preset in budget.scans}
     for preset, count in budget.scans.items():
-        folders[preset] = out / "data" / preset
-        order = ["--preset", preset, "--count", str(count), "--seed", str(SEEDS[preset])]
-        cores = ["--workers", str(os.cpu_count() or 1)]
-        if vertebrae(["phantom", "--out", str(folders[preset]), *order, *cores, *_given("--shapes", shapes)]):
-            raise SystemExit(f"{folders[preset]}: the training scans could not be made")
+        _make(folders[preset], preset, count, SEEDS[preset], shapes)
+    for variant, seed in UNUSUAL.items():
+        _make(folders["localization"], "localization", budget.unusual, seed, shapes, variant)
     return folders
 
 
-def _given(option: str, value: Path | None) -> list[str]:
+def _make(folder: Path, preset: str, count: int, seed: int, shapes: Path | None, variant: str | None = None) -> None:
+    """Write what is missing of one set of scans."""
+    order = ["--preset", preset, "--count", str(count), "--seed", str(seed), "--workers", str(os.cpu_count() or 1)]
+    if vertebrae(["phantom", "--out", str(folder), *order, *_given("--shapes", shapes), *_given("--variant", variant)]):
+        raise SystemExit(f"{folder}: the training scans could not be made")
+
+
+def _given(option: str, value: Path | str | None) -> list[str]:
     return [option, str(value)] if value else []
 
 
