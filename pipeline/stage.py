@@ -31,12 +31,15 @@ class Stage:
         bundle: the bundle's folder.
         device: where the network runs.
         checkpoint: weights to use instead of the bundle's own `models/model.pt`.
+        fold: merge batch norms into the convolutions, which changes nothing but the time.
 
     Raises:
         ValueError: the checkpoint does not exist or does not fit the network.
     """
 
-    def __init__(self, bundle: Path, device: torch.device, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Path, device: torch.device, checkpoint: Path | None = None, *, fold: bool = True
+    ) -> None:
         from monai.bundle import ConfigParser
 
         bundle = Path(bundle)
@@ -48,7 +51,9 @@ class Stage:
         self.version = str(parser["_meta_"]["version"])
         self.network: nn.Module = parser.get_parsed_content("network")
         load_weights(self.network, Path(checkpoint) if checkpoint else bundle / "models" / "model.pt", self.name)
-        fold_batch_norm(self.network.eval())
+        self.network.eval()
+        if fold:
+            fold_batch_norm(self.network)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.postprocessing = parser.get_parsed_content("postprocessing")
