@@ -64,7 +64,8 @@ class Weights:
         temperature: divides the score before it becomes a probability; above 1 = less sure.
 
     The defaults were chosen with `benchmarks/labelling.py` on every second patient of its table, and checked against
-    the network's own candidates with `benchmarks/tune_labelling.py`; `l6`, `l6_odds` and `end` on all of both.
+    the network's own candidates with `benchmarks/tune_labelling.py`; those of ends, of bodies passed over and of
+    unusual counts on all of both.
     """
 
     evidence: float = 0.7
