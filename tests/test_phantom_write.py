@@ -69,6 +69,14 @@ def test_an_interrupted_run_goes_on(tmp_path, quick):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+def test_scans_of_another_seed_stay_listed(tmp_path, quick):
+    for count, seed in ((11, 5), (1, 51), (10, 5)):
+        list(write_phantoms(tmp_path, count, seed))
+    names = ["phantom_51_0000", *(f"phantom_5_{i:04d}" for i in range(9))]
+    assert (tmp_path / "train.txt").read_text().split() == names
+    assert (tmp_path / "val.txt").read_text() == "phantom_5_0009\n"
+
+
 def test_unknown_preset(tmp_path):
     message = "preset 'huge': expected one of mixed, localization, segmentation"
     with pytest.raises(ValueError, match=message):

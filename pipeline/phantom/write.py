@@ -99,7 +99,7 @@ def write_phantoms(
 ) -> Iterator[str]:
     """Write a folder of scans, yielding each name when it is done; `plain` gets `train.txt` and `val.txt` (1 in 10).
 
-    A scan already there is kept, so an interrupted run continues where it stopped.
+    A scan already there is kept, so an interrupted run continues where it stopped; scans of another seed stay listed.
 
     Args:
         folder: the data folder.
@@ -127,16 +127,20 @@ def write_phantoms(
         f"phantom_{seed}_{index:04d}" if layout == "plain" else f"phantom{seed}x{index:04d}" for index in range(count)
     ]
     if layout == "plain":
-        _write_splits(folder, names)
+        _write_splits(folder, names, f"phantom_{seed}_")
     orders = [Order(folder, name, (seed, i), preset, shapes, variant, layout) for i, name in enumerate(names)]
     return in_processes(_write_one, orders, workers)
 
 
-def _write_splits(folder: Path, names: list[str]) -> None:
+def _write_splits(folder: Path, names: list[str], prefix: str) -> None:
+    """List the scans; those of another seed (another prefix) stay listed."""
     validation = {name for i, name in enumerate(names) if i % 10 == 9}
     for split, chosen in (("train", [n for n in names if n not in validation]), ("val", sorted(validation))):
-        with atomic_path(folder / f"{split}.txt") as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in chosen))
+        path = folder / f"{split}.txt"
+        listed = path.read_text().split() if path.is_file() else []
+        others = [name for name in listed if not name.startswith(prefix)]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in others + chosen))
 
 
 def _write_one(order: Order) -> str:
