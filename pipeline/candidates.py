@@ -37,16 +37,24 @@ class Candidates:
         """Return `N`."""
         return len(self.scores)
 
-    def in_view(self, points_mm: np.ndarray) -> np.ndarray:
-        """Tell which `(..., 3)` RAS+ mm points lie in the heatmaps and in the scan; False if that is unknown."""
+    def searched(self, points_mm: np.ndarray) -> np.ndarray:
+        """Tell which `(..., 3)` RAS+ mm points lie in the heatmaps; False if that is unknown."""
         if self.field_of_view_mm is None:
             return np.zeros(points_mm.shape[:-1], dtype=bool)
         low_mm, high_mm = self.field_of_view_mm
-        inside = (points_mm >= low_mm) & (points_mm <= high_mm)
-        if self.scan is not None:
-            points_vox = to_voxel(self.scan.affine, points_mm)
-            inside &= (points_vox >= -0.5) & (points_vox <= np.array(self.scan.shape) - 0.5)
-        return inside.all(axis=-1)
+        return ((points_mm >= low_mm) & (points_mm <= high_mm)).all(axis=-1)
+
+    def in_scan(self, points_mm: np.ndarray) -> np.ndarray:
+        """Tell which `(..., 3)` RAS+ mm points lie in the scan, searched or not; in the heatmaps if it is unknown."""
+        if self.scan is None:
+            return self.searched(points_mm)
+        points_vox = to_voxel(self.scan.affine, points_mm)
+        inside = (points_vox >= -0.5) & (points_vox <= np.array(self.scan.shape) - 0.5)
+        return np.asarray(inside.all(axis=-1))
+
+    def in_view(self, points_mm: np.ndarray) -> np.ndarray:
+        """Tell which `(..., 3)` RAS+ mm points lie in the heatmaps and in the scan; False if that is unknown."""
+        return self.searched(points_mm) & self.in_scan(points_mm)
 
 
 def no_candidates() -> Candidates:

@@ -13,7 +13,7 @@ from .chain import Weights
 from .findings import Finding
 from .labels import LABELS, NAMES, ROWS_BY_LEVEL
 from .landmarks import absent
-from .numbering import Numbering, decide, end_not_found
+from .numbering import Numbering, OpenEnd, decide, open_ends
 from .sequences import Solution, Step
 from .spaces import Grid
 
@@ -77,6 +77,7 @@ class Labelling:
         warnings: what the user should look at.
         candidates: all that were found, chosen or not: what it takes to decide again.
         pinned: names given by hand.
+        open_ends: where the chain ends although the scan goes on.
     """
 
     vertebrae: tuple[Vertebra, ...] = ()
@@ -86,6 +87,7 @@ class Labelling:
     warnings: tuple[Finding, ...] = (Finding("no_vertebra", "no vertebra found"),)
     candidates: Candidates = field(default_factory=no_candidates)
     pinned: tuple[str, ...] = ()
+    open_ends: tuple[OpenEnd, ...] = ()
 
 
 def label_spine(
@@ -130,15 +132,16 @@ def solve(
             raise ValueError(f"no ordered labelling has {names} where they were put")
         return Labelling(candidates=candidates)
     vertebrae = tuple(_vertebra(step, candidates, solution.posterior.states) for step in solution.steps)
-    numbering = decide(problem, solution)
+    numbering, ends = decide(problem, solution), tuple(open_ends(candidates, solution))
     return Labelling(
         vertebrae,
         _landmarks(solution.steps, candidates),
         tuple(_alternatives(problem, solution, candidates, alternatives)),
         numbering,
-        tuple(_warnings(candidates, solution, vertebrae, numbering)),
+        tuple(_warnings(solution, vertebrae, numbering, ends)),
         candidates,
         tuple(vertebra.name for vertebra in vertebrae if vertebra.candidate in problem.pins),
+        ends,
     )
 
 
@@ -206,7 +209,7 @@ def _alternative(
 
 
 def _warnings(
-    candidates: Candidates, solution: Solution, vertebrae: tuple[Vertebra, ...], numbering: Numbering
+    solution: Solution, vertebrae: tuple[Vertebra, ...], numbering: Numbering, ends: tuple[OpenEnd, ...]
 ) -> list[Finding]:
     """Return what the user should look at."""
     result = []
@@ -229,6 +232,8 @@ def _warnings(
         if vertebra.name in ("T13", "L6"):
             sentence = f"{vertebra.name} found (probability {vertebra.probability:.2f})"
             result.append(Finding(vertebra.name.lower(), sentence, (vertebra.name,)))
-    for name, side in end_not_found(candidates, solution):
-        result.append(Finding("end_not_found", f"nothing found {side} {name}, although it should be in view", (name,)))
+    for end in ends:
+        found, why = ("nothing found", "it should be in view") if end.searched else ("not searched", "the scan goes on")
+        sentence = f"{found} {end.side} {end.name}, although {why}"
+        result.append(Finding("end_not_found", sentence, (end.name,)))
     return result

@@ -40,6 +40,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class OpenEnd:
+    """An end of the chain although the scan goes on there.
+
+    Attributes:
+        name: of the last vertebra.
+        side: `"above"` or `"below"` it.
+        beyond_mm: `(3,)` RAS+ mm, twice the distance to the next vertebra beyond it.
+        searched: whether the heatmaps reach that far.
+    """
+
+    name: str
+    side: str
+    beyond_mm: np.ndarray
+    searched: bool
+
+
+@dataclass(frozen=True)
 class Numbering:
     """How the count was decided.
 
@@ -140,8 +157,8 @@ def room_below(candidates: Candidates, solution: Solution) -> bool:
     return bool(candidates.in_view(last_mm + BELOW_MM * WAYS_DOWN).all())
 
 
-def end_not_found(candidates: Candidates, solution: Solution) -> list[tuple[str, str]]:
-    """Return (last vertebra, side) of every end of the chain beyond which a whole vertebra should be in view."""
+def open_ends(candidates: Candidates, solution: Solution) -> list[OpenEnd]:
+    """Return every end of the chain beyond which a whole vertebra should be in the scan."""
     steps, result = solution.steps, []
     if len(steps) < 2:
         return []
@@ -150,9 +167,10 @@ def end_not_found(candidates: Candidates, solution: Solution) -> list[tuple[str,
             continue
         end_mm = candidates.positions_mm[end.candidate]
         way = end_mm - candidates.positions_mm[inner.candidate]
-        way_mm = way / np.linalg.norm(way) * next_mm(end.level)
-        if candidates.in_view(end_mm + 2.0 * way_mm):
-            result.append((NAMES[ROWS_BY_LEVEL[end.level]], side))
+        beyond_mm = end_mm + 2.0 * way / np.linalg.norm(way) * next_mm(end.level)
+        if candidates.in_scan(beyond_mm):
+            name = NAMES[ROWS_BY_LEVEL[end.level]]
+            result.append(OpenEnd(name, side, beyond_mm, bool(candidates.searched(beyond_mm))))
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,8 @@ from .consistency import check
 from .findings import Finding, about_input
 from .images import Scan, read_scan
 from .labelling import Labelling
+from .numbering import OpenEnd
+from .spaces import bounds_mm
 
 if TYPE_CHECKING:
     import torch
@@ -109,15 +111,35 @@ class VertebraePipeline:
         return box
 
     def find_vertebrae(self, scan: Scan, spine_box_mm: np.ndarray | None = None) -> Labelling:
-        """Return the named vertebrae inside the box, or in the whole scan; `NoSpineFound` if there is none."""
-        labelling = self.vert_loc({"image": scan, "spine_box_mm": spine_box_mm})["labelling"]
+        """Return the named vertebrae inside the box, or in the whole scan; `NoSpineFound` if there is none.
+
+        A spine that goes on where the box ends, but not the scan, is searched once more up to the scan's end.
+        """
+        labelling = self._search(scan, spine_box_mm)
+        ends = [end for end in labelling.open_ends if not end.searched]
+        if spine_box_mm is not None and ends:
+            logger.info("%s: not searched %s", scan.name, ", ".join(f"{end.side} {end.name}" for end in ends))
+            labelling = self._search(scan, reaching(spine_box_mm, ends, bounds_mm(scan.grid)))
         if not labelling.vertebrae:
             raise NoSpineFound(f"{scan.path}: a spine is in view, but no vertebra could be told apart")
         return labelling
 
+    def _search(self, scan: Scan, box_mm: np.ndarray | None) -> Labelling:
+        return self.vert_loc({"image": scan, "spine_box_mm": box_mm})["labelling"]
+
     def segment(self, scan: Scan, landmarks_mm: np.ndarray) -> np.ndarray:
         """Return `(I, J, K)` uint8 labels on the scan's grid for the vertebrae at `(26, 3)` RAS+ mm."""
         return self.vert_seg({"image": scan, "landmarks_mm": landmarks_mm})["pred"][0].numpy()
+
+
+def reaching(box_mm: np.ndarray, ends: Sequence[OpenEnd], view_mm: np.ndarray) -> np.ndarray:
+    """Return a `(2, 3)` box in RAS+ mm that goes on beyond ends of the chain up to the field of view's own end."""
+    points_mm = np.stack([*box_mm, *(end.beyond_mm for end in ends)])
+    wider_mm = np.stack([points_mm.min(axis=0), points_mm.max(axis=0)])
+    for end in ends:
+        side = 1 if end.side == "above" else 0
+        wider_mm[side, 2] = view_mm[side, 2]
+    return wider_mm
 
 
 class _Clock:

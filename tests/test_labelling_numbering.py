@@ -185,6 +185,27 @@ def test_an_end_in_the_middle_of_the_scan_is_a_finding():
     assert [f.message for f in labelling.warnings if f.code == "end_not_found"] == [
         "nothing found below T10, although it should be in view"
     ]
+    assert [(end.name, end.side, end.searched) for end in labelling.open_ends] == [("T10", "below", True)]
+
+
+def test_an_end_of_the_search_is_no_end_of_the_scan():
+    """The heatmaps end 20 mm below T10, the scan 120 mm: T11 is not there because nobody looked."""
+    candidates = spine(between("T5", "T10"))
+    top_mm, last_mm = candidates.positions_mm[0], candidates.positions_mm[-1]
+    candidates.field_of_view_mm[:, 2] = last_mm[2] - 20, top_mm[2] + 15
+    low_mm = last_mm - [100, 100, 120]
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = low_mm + 1
+    scan = Grid((100, 100, math.ceil((top_mm[2] + 15 - low_mm[2]) / 2)), affine)
+    labelling = solve(replace(candidates, scan=scan))
+    assert [f.message for f in labelling.warnings if f.code == "end_not_found"] == [
+        "not searched below T10, although the scan goes on"
+    ]
+    (end,) = labelling.open_ends
+    assert not end.searched
+    way_mm = end.beyond_mm - last_mm
+    assert np.linalg.norm(way_mm) == pytest.approx(2 * 26.5)  # T10 to T11: 26.5 mm in chain.SPACING_MM
+    assert solve(candidates).open_ends == ()  # where the scan ends is unknown
 
 
 def test_pinned_level_carries_the_chain():

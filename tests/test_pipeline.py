@@ -10,7 +10,9 @@ from pipeline import NoSpineFound, VertebraePipeline
 from pipeline.labels import LABELS, row_of_name
 from pipeline.landmarks import present_rows, read_csv
 from pipeline.metrics import dice
+from pipeline.numbering import OpenEnd
 from pipeline.results import write_result
+from pipeline.run import reaching
 
 NAMES = ("T11", "T12", "L1", "L2")
 
@@ -67,6 +69,28 @@ def test_the_stages_hand_over_world_positions(oracle_pipeline):
     assert (present < box_mm[1]).all()
     everywhere = oracle_pipeline.find_vertebrae(scan).landmarks_mm  # without the box: the whole scan
     np.testing.assert_allclose(everywhere, oracle_pipeline.find_vertebrae(scan, box_mm).landmarks_mm, atol=1.0)
+
+
+LONG = ("T6", "T7", "T8", "T9", "T10", "T11", "T12", "L1", "L2")
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "PIR"])
+@pytest.mark.parametrize("part", [slice(0, 4), slice(3, 5), slice(6, 9)], ids=["top", "middle", "bottom"])
+def test_a_box_that_ends_in_the_middle_of_the_spine_does_not_end_the_search(oracle_pipeline, axcodes, part):
+    scan, _, landmarks_mm = ball_spine(LONG, axcodes, oblique=True)
+    seen = landmarks_mm[present_rows(landmarks_mm)][part]
+    labelling = oracle_pipeline.find_vertebrae(scan, np.stack([seen.min(axis=0) - 10, seen.max(axis=0) + 10]))
+    assert [vertebra.name for vertebra in labelling.vertebrae] == list(LONG)
+    assert np.nanmax(np.linalg.norm(labelling.landmarks_mm - landmarks_mm, axis=1)) < 1.0  # half a voxel
+    assert labelling.open_ends == ()
+
+
+def test_a_wider_box_reaches_the_scans_end_on_the_open_sides_only():
+    box_mm, view_mm = np.array([[-20.0, -30, 100], [20, 30, 300]]), np.array([[-90.0, -80, -50], [90, 80, 900]])
+    below = OpenEnd("T7", "below", np.array([5.0, -70, 20]), searched=False)
+    above = OpenEnd("C4", "above", np.array([-45.0, 0, 380]), searched=False)
+    np.testing.assert_array_equal(reaching(box_mm, [below], view_mm), [[-20, -70, -50], [20, 30, 300]])
+    np.testing.assert_array_equal(reaching(box_mm, [above, below], view_mm), [[-45, -70, -50], [20, 30, 900]])
 
 
 def test_no_spine_is_said_and_not_guessed(oracle_pipeline, monkeypatch):
