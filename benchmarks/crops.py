@@ -1,10 +1,10 @@
 """Name the vertebrae on parts of real scans: more chances to be wrong than the whole scans offer, and harder ones.
 
-    python -m benchmarks.crops DIR [DIR ...] --vert-loc model.pt other.pt
+    python -m benchmarks.crops DIR [DIR ...] --vert-loc model.pt other.pt --spine-loc another.pt
 
 DIR as in `benchmarks.real`; scans without centers are passed over. Every scan is taken whole, without its lower, its
 upper and both its ends, narrow, and mirrored. Prints identified of asked, and by how many levels most names are off,
-for the shipped weights of stage two and each of those given.
+for the shipped weights and with each of those given in place of one stage's.
 """
 
 from __future__ import annotations
@@ -75,21 +75,23 @@ def parts(scan: Scan, landmarks_mm: np.ndarray) -> Iterator[tuple[str, Scan, np.
 def named(pipelines: dict[str, VertebraePipeline], scan: Scan) -> dict[str, np.ndarray]:
     """Return the `(26, 3)` landmarks that each set of weights finds; all NaN where there is no spine."""
     found = {name: absent() for name in pipelines}
-    with suppress(NoSpineFound):
-        box_mm = next(iter(pipelines.values())).find_spine(scan)
-        for name, pipeline in pipelines.items():
-            with suppress(NoSpineFound):
-                found[name] = pipeline.find_vertebrae(scan, box_mm).landmarks_mm
+    for name, pipeline in pipelines.items():
+        with suppress(NoSpineFound):
+            found[name] = pipeline.find_vertebrae(scan, pipeline.find_spine(scan)).landmarks_mm
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--vert-loc", type=Path, nargs="*", default=[], help="other weights to compare")
+    for stage in ("spine_loc", "vert_loc"):
+        flag = f"--{stage.replace('_', '-')}"
+        parser.add_argument(flag, dest=stage, type=Path, nargs="*", default=[], help="other weights to compare")
     options = parser.parse_args()
     pipelines = {"shipped": VertebraePipeline()}
-    pipelines |= {path.stem: VertebraePipeline(checkpoints={"vert_loc": path}) for path in options.vert_loc}
+    for stage in ("spine_loc", "vert_loc"):
+        others = getattr(options, stage)
+        pipelines |= {path.stem: VertebraePipeline(checkpoints={stage: path}) for path in others}
     hits: dict[str, list[tuple[int, int]]] = {name: [] for name in pipelines}
     for centers in sorted(path for folder in options.folders for path in folder.glob("*_ctd.json")):
         name = centers.name.removesuffix("_ctd.json")

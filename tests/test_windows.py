@@ -14,7 +14,7 @@ from pipeline.elastic import Deformation
 from pipeline.landmarks import absent
 from pipeline.masks import plan_windows
 from pipeline.spaces import to_world
-from pipeline.windows import CONTROL_POINTS, RandThickSlicesd, RandWindowd, RandWindowsd, thick_slices
+from pipeline.windows import CONTROL_POINTS, RandWindowd, RandWindowsd
 
 BALL_MM = np.array([33.0, -14.0, 96.0])
 BALL_SHAPE = (78, 44, 31)
@@ -262,35 +262,6 @@ def test_several_windows_of_one_scan():
     assert not torch.equal(windows[0]["image"].as_tensor(), windows[1]["image"].as_tensor())
     with pytest.raises(ValueError, match="0 windows per scan"):
         RandWindowsd("image", 0, spacing_mm=2.0, size=(10, 12, 14))
-
-
-def test_thick_slices_by_hand():
-    """Six voxels to two slices of three, centers at 1 and 4, and back on the line between them."""
-    values = np.array([0.0, 3, 6, 10, 10, 13])
-    np.testing.assert_allclose(thick_slices(6, 3.0, 1 / 3) @ values, [3, 3, 3 + 8 / 3, 3 + 16 / 3, 11, 11])
-
-
-@pytest.mark.parametrize("step", [1.0, 1.7, 2.5, 4.0])
-@pytest.mark.parametrize("start", [-0.5, 0.1, 0.5])
-def test_thick_slices_move_nothing(step, start):
-    mix = thick_slices(40, step, start)
-    np.testing.assert_allclose(mix.sum(axis=1), 1)
-    ramp = mix @ np.arange(40.0)
-    assert np.abs(ramp - np.arange(40))[6:-6].max() < 0.51  # a whole number of slices: exact, but for the grid's phase
-    blob = np.exp(-((np.arange(40) - 18.4) ** 2) / (2 * 4.0**2))
-    seen = mix @ blob
-    assert (seen * np.arange(40)).sum() / seen.sum() == pytest.approx(18.4, abs=0.25)
-
-
-def test_thick_slices_blur_one_axis():
-    image = image_of(np.random.default_rng(0).normal(size=(16, 18, 20)).astype(np.float32), np.eye(4))
-    transform = RandThickSlicesd("image", spacing_mm=1.0, largest_mm=4.0, prob=1.0)
-    for seed in range(6):
-        transform.set_random_state(seed)
-        seen = transform({"image": image})["image"].numpy()[0]
-        spread = [np.diff(seen, axis=axis).std() for axis in range(3)]
-        assert sorted(spread)[0] < 0.8 * sorted(spread)[1]
-    assert RandThickSlicesd("image", spacing_mm=8.0, prob=1.0)({"image": image})["image"] is image
 
 
 def test_stage_three_trains_where_inference_looks():
