@@ -84,7 +84,7 @@ class RandFieldOfViewd(MapTransform, RandomizableTransform):
         keys: str | Sequence[str],
         prob: float = 0.3,
         length_mm: tuple[float, float] = (60.0, 400.0),
-        beside_mm: tuple[float, float] = (20.0, 120.0),
+        beside_mm: tuple[float, float] = (5.0, 120.0),
         fill: float = -1000.0,
     ) -> None:
         MapTransform.__init__(self, keys)
