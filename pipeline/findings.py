@@ -13,7 +13,7 @@ CODES: dict[str, str] = {
     "no_vertebra": "no vertebra was found",
     "off_by_one": "all names may be one level off",
     "not_found": "a vertebra between two named ones was not found",
-    "end_not_found": "the chain ends although the next vertebra should be in view",
+    "end_not_found": "the chain ends although the next vertebra should be in view: not found, or not searched for",
     "t13": "a thirteenth thoracic vertebra was found",
     "l6": "a sixth lumbar vertebra was found",
     "no_t12": "there is no twelfth thoracic vertebra",

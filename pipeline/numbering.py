@@ -46,7 +46,7 @@ class OpenEnd:
     Attributes:
         name: of the last vertebra.
         side: `"above"` or `"below"` it.
-        beyond_mm: `(3,)` RAS+ mm, twice the distance to the next vertebra beyond it.
+        beyond_mm: `(3,)` RAS+ mm, twice the distance to the next vertebra beyond it, or once if the scan ends between.
         searched: whether the heatmaps reach that far.
     """
 
@@ -158,19 +158,20 @@ def room_below(candidates: Candidates, solution: Solution) -> bool:
 
 
 def open_ends(candidates: Candidates, solution: Solution) -> list[OpenEnd]:
-    """Return every end of the chain beyond which a whole vertebra should be in the scan."""
+    """Return every end of the chain beyond which a whole vertebra should be in the scan, or was not searched for."""
     steps, result = solution.steps, []
     if len(steps) < 2:
         return []
     for end, inner, side in ((steps[0], steps[1], "above"), (steps[-1], steps[-2], "below")):
         if end.level == 0 or end.level >= L5:
             continue
-        end_mm = candidates.positions_mm[end.candidate]
+        end_mm, name = candidates.positions_mm[end.candidate], NAMES[ROWS_BY_LEVEL[end.level]]
         way = end_mm - candidates.positions_mm[inner.candidate]
-        beyond_mm = end_mm + 2.0 * way / np.linalg.norm(way) * next_mm(end.level)
+        next_center_mm, beyond_mm = (end_mm + n * way / np.linalg.norm(way) * next_mm(end.level) for n in (1, 2))
         if candidates.in_scan(beyond_mm):
-            name = NAMES[ROWS_BY_LEVEL[end.level]]
             result.append(OpenEnd(name, side, beyond_mm, bool(candidates.searched(beyond_mm))))
+        elif candidates.in_scan(next_center_mm) and not candidates.searched(next_center_mm):
+            result.append(OpenEnd(name, side, next_center_mm, searched=False))
     return result
 
 
