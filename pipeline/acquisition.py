@@ -69,7 +69,8 @@ def thick_slices(length: int, step: float, start: float) -> np.ndarray:
 class RandFieldOfViewd(MapTransform, RandomizableTransform):
     """Cut a window's field of view down to a box around some neighboring vertebrae; landmarks outside it are dropped.
 
-    Scans are often cut to the spine before they are shared, and some show two vertebrae only.
+    Scans are often cut to the spine before they are shared, and some show two vertebrae only. MONAI's
+    RandCoarseDropoutd can fill all but a box, too, but knows nothing of landmarks.
 
     Args:
         keys: images `(C, I, J, K)` in the frame of `RandWindowd`.

@@ -36,7 +36,7 @@ class Result:
 
     Attributes:
         scan: the input.
-        spine_box_mm: `(2, 3)` low and high corner of the spine, RAS+ mm.
+        spine_box_mm: `(2, 3)` low and high corner of the spine that stage one found, RAS+ mm; stage two may search on.
         labelling: the vertebrae with names, positions and probabilities.
         labels: `(I, J, K)` uint8 VerSe labels on the scan's grid.
         seconds: wall time per stage.
