@@ -15,9 +15,9 @@ from functools import cache
 import numpy as np
 
 from .candidates import Candidates
-from .labels import L1_ROW, NUM_CHANNELS, NUM_ROWS, ROWS_BY_LEVEL, T12_ROW, T13_ROW, channel_of_row
+from .labels import L1_ROW, NUM_CHANNELS, NUM_ROWS, ROWS_BY_LEVEL, T1_ROW, T12_ROW, T13_ROW, channel_of_row
 
-T12, T13, L1 = (ROWS_BY_LEVEL.index(row) for row in (T12_ROW, T13_ROW, L1_ROW))
+T1, T12, T13, L1 = (ROWS_BY_LEVEL.index(row) for row in (T1_ROW, T12_ROW, T13_ROW, L1_ROW))
 T11, L5, L6 = T12 - 1, NUM_ROWS - 2, NUM_ROWS - 1
 
 # Distance in mm (mean, standard deviation) from C1, C2 ... L5 to the next center: 68 patients, 750 centroids of the

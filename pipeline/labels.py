@@ -14,7 +14,7 @@ NAMES: tuple[str, ...] = (
 LABELS: tuple[int, ...] = (*range(1, 26), 28)
 NUM_CHANNELS = 25
 NUM_ROWS = 26
-C1_ROW, T12_ROW, L1_ROW, T13_ROW = 0, 18, 19, 25
+C1_ROW, T1_ROW, T12_ROW, L1_ROW, T13_ROW = 0, 7, 18, 19, 25
 
 # Head to foot, T13 between T12 and L1: the order in which rows follow each other along a spine.
 ROWS_BY_LEVEL: tuple[int, ...] = (*range(19), T13_ROW, *range(19, 25))

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from .candidates import Candidates
-from .chain import L1, L5, L6, T11, T12, T13, WAYS_DOWN, Problem, next_mm
+from .chain import L1, L5, L6, T1, T11, T12, T13, WAYS_DOWN, Problem, next_mm
 from .labels import NAMES, ROWS_BY_LEVEL
 from .sequences import Solution, Step
 
@@ -180,6 +180,7 @@ def verdicts(candidates: Candidates, solution: Solution) -> tuple[Verdict, ...]:
     levels = [step.level for step in solution.steps]
     states = solution.posterior.states
     junction = levels[0] <= T11 and levels[-1] >= L1
+    above = "" if levels[0] <= T1 else "T1 is not in view: thoracic vertebrae cannot be counted"
     hidden = "" if junction else "the last rib is not in view: it takes T11 or higher and L1 or lower in one scan"
     if levels[0] > L1:
         below = "L1 is not in view: lumbar vertebrae cannot be counted"
@@ -190,18 +191,21 @@ def verdicts(candidates: Candidates, solution: Solution) -> tuple[Verdict, ...]:
     else:
         below = ""
     return (
-        _verdict("T13", T13 in levels, float(states[T13].sum()), hidden),
+        _verdict("T13", T13 in levels, float(states[T13].sum()), hidden, above),
         _verdict("L6", L6 in levels, float(states[L6].sum()), below),
-        _verdict("no T12", solution.without_t12, solution.posterior.without_t12, hidden),
+        _verdict("no T12", solution.without_t12, solution.posterior.without_t12, hidden, above),
     )
 
 
-def _verdict(anomaly: str, chosen: bool, probability: float, obstacle: str) -> Verdict:
+def _verdict(anomaly: str, chosen: bool, probability: float, obstacle: str, doubt: str = "") -> Verdict:
+    """Return what is said of an anomaly: nothing with an obstacle; with a doubt, never that it is absent."""
     probability = min(probability, 1.0)
     if obstacle:
         return Verdict(anomaly, "cannot tell", probability, obstacle)
     if chosen and probability >= 0.5:
         return Verdict(anomaly, "present", probability, "part of the chosen labelling")
+    if doubt:
+        return Verdict(anomaly, "cannot tell", probability, doubt)
     if not chosen and probability <= 1 - SURE:
         return Verdict(anomaly, "absent", probability, "the region is in view and every vertebra in it was counted")
     return Verdict(anomaly, "cannot tell", probability, "the evidence is divided")

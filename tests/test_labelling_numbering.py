@@ -28,8 +28,9 @@ def codes_of(labelling: Labelling) -> set[str]:
     ("first", "last", "t13", "l6"),
     [
         ("C1", "L5", "absent", "absent"),
-        ("T9", "L5", "absent", "absent"),
-        ("T9", "L3", "absent", "cannot tell"),  # no sacrum
+        ("T1", "L5", "absent", "absent"),
+        ("T1", "L3", "absent", "cannot tell"),  # no sacrum
+        ("T2", "L5", "cannot tell", "absent"),  # eleven, twelve or thirteen with ribs
         ("L2", "L5", "cannot tell", "cannot tell"),  # nothing to count from
         ("C2", "T9", "cannot tell", "cannot tell"),
     ],
@@ -42,9 +43,10 @@ def test_verdict_needs_the_region_in_view(first, last, t13, l6):
         assert verdict.probability < 0.1
 
 
+@pytest.mark.parametrize(("first", "thoracic"), [("T1", "absent"), ("T3", "cannot tell")])
 @pytest.mark.parametrize("anomaly", ["T13", "L6", "no T12"])
-def test_present_anomaly_is_named_and_probable(anomaly):
-    names = between("T3", "L5")
+def test_present_anomaly_is_named_and_probable(anomaly, first, thoracic):
+    names = between(first, "L5")
     if anomaly == "T13":
         names.insert(names.index("T12") + 1, "T13")
     elif anomaly == "L6":
@@ -56,7 +58,7 @@ def test_present_anomaly_is_named_and_probable(anomaly):
         candidates.positions_mm[names.index("L1") :, 2] -= 30.2 - 29.0  # T11-L1 is as far as T12-L1
     labelling = solve(candidates)
     assert names_of(labelling) == names
-    assert verdicts_of(labelling) == {"T13": "absent", "L6": "absent", "no T12": "absent", anomaly: "present"}
+    assert verdicts_of(labelling) == {"T13": thoracic, "L6": "absent", "no T12": thoracic, anomaly: "present"}
     found = next(verdict for verdict in labelling.numbering.verdicts if verdict.anomaly == anomaly)
     assert found.probability > 0.5
     assert {"T13": "t13", "L6": "l6", "no T12": "no_t12"}[anomaly] in codes_of(labelling)
