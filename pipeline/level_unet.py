@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .blocks import Norm
 from .exportable import ExportableNetwork
-from .networks import Norm, UNet3D
+from .networks import UNet3D
 
 
 class Float32Conv3d(nn.Conv3d):

@@ -1,4 +1,6 @@
-"""The 3D U-Net of all stages and the SpatialConfiguration-Net of stage two; stage three's is in `level_unet`.
+"""The 3D U-Net of all stages and the SpatialConfiguration-Net of stage two, with its branch for ribs.
+
+Stage three's network is in `level_unet`.
 
 Shapes: B batch, C channels, (I, J, K) voxels. Every spatial size must be a multiple of `8 x stem`
 (`x spatial_downsample` for the spatial branch).
@@ -8,49 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .blocks import HalfResolution, Norm, double_conv, run_block, space_to_depth
 from .exportable import ExportableNetwork
+from .labels import NUM_CHANNELS
+from .rib_branch import RibBranch, thoracic
 
-Norm = Literal["batch", "instance"]
 Head = Literal["none", "sigmoid", "softmax"]
 SpatialInput = Literal["image", "local", "both"]
-
-
-class HalfResolution(nn.Module):
-    """Average pooling by two, written as the linear resize it equals: that one keeps bfloat16 and channels-last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, I, J, K)` to `(B, C, I/2, J/2, K/2)`."""
-        return functional.interpolate(x, scale_factor=0.5, mode="trilinear", align_corners=False)
-
-
-def double_conv(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
-    """Return (Conv3d 3x3x3, norm, ReLU) twice; the norm's offset takes the place of the convolution's bias."""
-    if norm not in ("batch", "instance"):
-        raise ValueError(f"norm {norm!r}: expected batch or instance")
-    layers: list[nn.Module] = []
-    for channels in (in_channels, out_channels):
-        layers.append(nn.Conv3d(channels, out_channels, 3, padding=1, bias=False))
-        norm_layer = nn.BatchNorm3d(out_channels) if norm == "batch" else nn.InstanceNorm3d(out_channels, affine=True)
-        layers.extend([norm_layer, nn.ReLU(inplace=True)])
-    return nn.Sequential(*layers)
-
-
-def run_block(block: nn.Module, x: Tensor) -> Tensor:
-    """Return `block(x)`; in training on a CPU in float32 where the first axis has two voxels.
-
-    There torch 2.13's bfloat16 weight gradient sums memory that was never written.
-    """
-    affected = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu") and x.device.type == "cpu"
-    if not affected or x.shape[2] != 2:  # in this order: an exported network must not depend on the size
-        return block(x)
-    with torch.autocast("cpu", enabled=False):
-        return block(x.float())
 
 
 class UNet3D(ExportableNetwork):
@@ -126,6 +98,8 @@ class SpatialConfigurationNet(ExportableNetwork):
         spatial_filters: finest width of the spatial U-Net, `num_filters` if not given.
         norm: see `UNet3D`.
         stem: see `UNet3D`; the heatmaps then have `1/stem` of the input's resolution.
+        rib_filters: of a `RibBranch` that speaks for or against the thoracic levels; 0 = none. Needs `shared_local`
+            and the 25 levels.
     """
 
     def __init__(
@@ -140,12 +114,15 @@ class SpatialConfigurationNet(ExportableNetwork):
         spatial_filters: int | None = None,
         norm: Norm = "batch",
         stem: int = 1,
+        rib_filters: int = 0,
     ) -> None:
         super().__init__()
         if spatial_input not in ("image", "local", "both"):
             raise ValueError(f"spatial_input {spatial_input!r}: expected image, local or both")
         if spatial_downsample < 1 or spatial_downsample & (spatial_downsample - 1):
             raise ValueError(f"spatial_downsample {spatial_downsample}: expected a power of two")
+        if rib_filters and not (shared_local and num_landmarks == NUM_CHANNELS):
+            raise ValueError(f"rib_filters {rib_filters}: needs shared_local and num_landmarks {NUM_CHANNELS}")
         local_maps = 1 if shared_local else num_landmarks
         image_maps = in_channels * stem**3
         spatial_channels = {"image": image_maps, "local": local_maps, "both": image_maps + local_maps}[spatial_input]
@@ -155,20 +132,30 @@ class SpatialConfigurationNet(ExportableNetwork):
         self.stem = stem
         self.local = UNet3D(image_maps, local_maps, _four_levels(num_filters), norm=norm)
         self.spatial = UNet3D(spatial_channels, num_landmarks, _four_levels(spatial_filters or num_filters), norm=norm)
+        self.ribs = RibBranch(in_channels, rib_filters, stem, spatial_downsample, norm) if rib_filters else None
         start_empty(self.local.output)
         self.in_channels = in_channels
         self.multiple = stem * spatial_downsample * self.spatial.multiple
 
     def forward(self, image: Tensor) -> Tensor:
         """Map `(B, in_channels, I, J, K)` to `(B, num_landmarks, I/stem, J/stem, K/stem)` in [0, 1], float32."""
+        log_odds = None if self.ribs is None else self.ribs(image)
         if self.stem > 1:
             image = space_to_depth(image, self.stem)
         local = torch.sigmoid(self.local(image).float())
-        spatial = self.spatial(self._spatial_features(image, local))
-        spatial = torch.softmax(spatial.float(), dim=1) if self.shared_local else torch.sigmoid(spatial.float())
+        spatial = self.spatial(self._spatial_features(image, local)).float()
+        if log_odds is not None:
+            spatial = spatial + log_odds * thoracic(spatial.device)
+        spatial = torch.softmax(spatial, dim=1) if self.shared_local else torch.sigmoid(spatial)
         if self.spatial_downsample > 1:
             spatial = functional.interpolate(spatial, scale_factor=float(self.spatial_downsample), mode="trilinear")
         return local * spatial
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take weights from before there was a branch for ribs: it keeps its own, which have no effect at first."""
+        if self.ribs is not None and f"{prefix}ribs.output.weight" not in state_dict:
+            state_dict.update(self.ribs.state_dict(prefix=f"{prefix}ribs."))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _spatial_features(self, image: Tensor, local: Tensor) -> Tensor:
         """Return what the spatial branch reads, on its own grid; local maps by their maximum, so that peaks survive."""
@@ -192,11 +179,3 @@ def start_empty(output: nn.Conv3d) -> None:
 
 def _four_levels(num_filters: int) -> tuple[int, int, int, int]:
     return (num_filters, 2 * num_filters, 4 * num_filters, 8 * num_filters)
-
-
-def space_to_depth(x: Tensor, factor: int) -> Tensor:
-    """Fold every `factor`^3 block into channels: `(B, C, I, J, K)` to `(B, C f^3, I/f, J/f, K/f)`."""
-    b, c, i, j, k = x.shape
-    x = x.reshape(b, c, i // factor, factor, j // factor, factor, k // factor, factor)
-    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(b, c * factor**3, i // factor, j // factor, k // factor)

@@ -337,8 +337,8 @@ PLAIN = {"network_def::_target_": "pipeline.networks.UNet3D"}
     [
         ("spine_loc", {}, 365_537),
         ("spine_loc", {"features": [64, 128, 256, 512]}, 23_342_337),
-        ("vert_loc", {}, 7_308_458),
-        ("vert_loc", {"num_filters": 64}, 46_712_154),
+        ("vert_loc", {}, 7_427_499),
+        ("vert_loc", {"num_filters": 64}, 46_831_195),
         ("vert_seg", {}, 1_461_602),
         ("vert_seg", {"features": [64, 128, 256, 512]}, 23_347_586),
         ("vert_seg", {"features": [64, 128, 256, 512], **PLAIN}, 23_387_162),

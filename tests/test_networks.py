@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.networks import HalfResolution, SpatialConfigurationNet, UNet3D, double_conv, space_to_depth
+from pipeline.blocks import HalfResolution, double_conv, space_to_depth
+from pipeline.networks import SpatialConfigurationNet, UNet3D
 
 
 def parameters_of(network: nn.Module) -> int:
