@@ -7,7 +7,8 @@
 `cache` runs stages one and two and keeps every candidate (about 10 s a scan), so that `score` can try weights in
 seconds. Every third phantom has an unusual count: T13, no T12 or L6; with `--unusual` every one has, and phantoms that
 do not show T9 to L4 are left out. `counts` prints what the labelling says of those counts in the phantoms that show so
-much, and how often it claims one in any phantom without it. `score` prints one line per set of weights:
+much, how many it finds where T1 is in view too, and how often it claims one in any phantom without it. `score` prints
+one line per set of weights:
 
 - phantoms: identified and all right, in percent;
 - each unusual count: found + cannot tell / falsely claimed, in percent, on real configurations (VerSe 2019 centroids,
@@ -33,6 +34,7 @@ from benchmarks.phantoms import UNSEEN
 from benchmarks.spoiled import DAMAGES, KINDS, read_patients
 from pipeline import NoSpineFound, Scan, VertebraePipeline
 from pipeline.labelling import Weights, solve
+from pipeline.labels import T1_ROW
 from pipeline.landmarks import present_rows
 from pipeline.phantom import load_shapes, make_phantom
 
@@ -79,10 +81,14 @@ def counts(options: argparse.Namespace) -> None:
     """Print the verdicts on unusual counts in the phantoms themselves."""
     judged = [(case, verdicts_on(case.candidates, Weights())) for case in load_cases(options.file)]
     for kind in KINDS:
-        given = [said[kind] for case, said in judged if case.kind == kind and is_wide(case.truth_mm)]
+        given = [(case, said[kind]) for case, said in judged if case.kind == kind and is_wide(case.truth_mm)]
         claimed = [said[kind] == "present" for case, said in judged if case.kind != kind]
-        verdicts = ", ".join(f"{given.count(verdict)} {verdict}" for verdict in VERDICTS)
-        print(f"{kind:6} in {len(given)} phantoms: {verdicts}; claimed in {sum(claimed)} of {len(claimed)} others")
+        verdicts = ", ".join(f"{sum(said == verdict for _, said in given)} {verdict}" for verdict in VERDICTS)
+        counted = [said == "present" for case, said in given if np.isfinite(case.truth_mm[T1_ROW]).all()]
+        print(
+            f"{kind:6} in {len(given)} phantoms: {verdicts}; with T1 in view {sum(counted)} of {len(counted)} present; "
+            f"claimed in {sum(claimed)} of {len(claimed)} others"
+        )
 
 
 def score(options: argparse.Namespace) -> None:

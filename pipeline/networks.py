@@ -19,7 +19,7 @@ from torch.nn import functional
 from .blocks import HalfResolution, Norm, double_conv, run_block, space_to_depth
 from .exportable import ExportableNetwork
 from .labels import NUM_CHANNELS
-from .rib_branch import RibBranch, thoracic
+from .rib_branch import WEIGHT, RibBranch, thoracic
 
 Head = Literal["none", "sigmoid", "softmax"]
 SpatialInput = Literal["image", "local", "both"]
@@ -145,7 +145,7 @@ class SpatialConfigurationNet(ExportableNetwork):
         local = torch.sigmoid(self.local(image).float())
         spatial = self.spatial(self._spatial_features(image, local)).float()
         if log_odds is not None:
-            spatial = spatial + log_odds * thoracic(spatial.device)
+            spatial = spatial + WEIGHT * log_odds * thoracic(spatial.device)
         spatial = torch.softmax(spatial, dim=1) if self.shared_local else torch.sigmoid(spatial)
         if self.spatial_downsample > 1:
             spatial = functional.interpolate(spatial, scale_factor=float(self.spatial_downsample), mode="trilinear")

@@ -13,6 +13,7 @@ BONE = 0.1  # of the network's input, 50 HU
 BONE_RANGE = (0.0, 0.3)  # in training, 0 to 150 HU
 WINDOW = (5, 3, 1)  # voxels of the output, where ribs are looked for ...
 BEHIND = 2  # ... and how far behind
+WEIGHT = 2.0  # of the log-odds among the levels: vertebrae err on their ribs one by one, on their levels together
 MOST = 5.0  # log-odds: on synthetic scans it becomes surer than it can be on patients'
 
 
