@@ -18,6 +18,7 @@ from .labels import NAMES, ROWS_BY_LEVEL
 from .sequences import Solution, Step
 
 SURE = 0.9  # probability of an anchor, and of what a verdict calls absent
+CLAIMED = {"T13": 2 / 3, "L6": 0.5, "no T12": 0.5}  # of what one calls present; T13 is rare, and an L6 looks alike
 BELOW_MM = 45.0  # more room than the next body would need
 ANCHORS = {"head": ("C1", "C2"), "last rib": ("T12", "T13", "L1"), "sacrum": ("L5", "L6")}
 
@@ -202,7 +203,7 @@ def _verdict(anomaly: str, chosen: bool, probability: float, obstacle: str, doub
     probability = min(probability, 1.0)
     if obstacle:
         return Verdict(anomaly, "cannot tell", probability, obstacle)
-    if chosen and probability >= 0.5:
+    if chosen and probability >= CLAIMED[anomaly]:
         return Verdict(anomaly, "present", probability, "part of the chosen labelling")
     if doubt:
         return Verdict(anomaly, "cannot tell", probability, doubt)
