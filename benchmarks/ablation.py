@@ -39,7 +39,7 @@ WINDOWS = 4  # of a held-out scan
 COMMON = {"epochs": 1, "learning_rate": 1e-3, "num_workers": 0, "cache_rate": 0.0,
           "use_tensorboard": False, "show_progress": False}  # fmt: skip
 SQUARED_ERROR = {"loss::union_weight": 0.0, "loss::level_weight": 0.0, "loss::dice_weight": 0.0}
-PUBLISHED = {"network_def::shared_local": False, "network_def::spatial_input": "local"}
+PUBLISHED = {"network_def::shared_local": False, "network_def::spatial_input": "local", "rib_filters": 0}
 
 
 class Variant(NamedTuple):

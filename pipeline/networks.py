@@ -100,6 +100,9 @@ class SpatialConfigurationNet(ExportableNetwork):
         stem: see `UNet3D`; the heatmaps then have `1/stem` of the input's resolution.
         rib_filters: of a `RibBranch` that speaks for or against the thoracic levels; 0 = none. Needs `shared_local`
             and the 25 levels.
+
+    Raises:
+        ValueError: an argument is out of range, or `rib_filters` does not go with the others.
     """
 
     def __init__(
