@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from pipeline import VertebraePipeline, read_scan
+from pipeline import Scan, VertebraePipeline, read_scan
 from pipeline.labels import NAMES, T1_ROW, T12_ROW, T13_ROW
 from pipeline.landmarks import present_rows
 from pipeline.spaces import scaled, to_voxel
@@ -23,9 +23,9 @@ from pipeline.spaces import scaled, to_voxel
 from .real import read_centers
 
 
-def log_odds_at(pipeline: VertebraePipeline, path: Path, truth_mm: np.ndarray) -> np.ndarray:
+def log_odds_at(pipeline: VertebraePipeline, scan: Scan, truth_mm: np.ndarray) -> np.ndarray:
     """Return the `(N,)` log-odds of ribs at the vertebrae present in `(26, 3)` RAS+ mm."""
-    scan, stage = read_scan(path), pipeline.vert_loc
+    stage = pipeline.vert_loc
     sample = stage.preprocessing({"image": scan, "spine_box_mm": pipeline.find_spine(scan)})
     with torch.inference_mode():
         log_odds = stage.network.ribs(sample["image"][None])[0, 0].numpy()
@@ -43,8 +43,9 @@ def main() -> None:
     right: dict[bool, list[bool]] = {True: [], False: []}
     for centers in sorted(options.folder.glob("*_ctd.json")):
         path = centers.with_name(centers.name.replace("_ctd.json", "_ct.nii.gz"))
-        truth_mm = read_centers(centers, read_scan(path).affine)
-        found = log_odds_at(pipeline, path, truth_mm)
+        scan = read_scan(path)
+        truth_mm = read_centers(centers, scan.affine)
+        found = log_odds_at(pipeline, scan, truth_mm)
         rows = present_rows(truth_mm)
         print(f"{path.name:<28}", " ".join(f"{NAMES[r]} {x:+.1f}" for r, x in zip(rows, found, strict=True)))
         for row, value in zip(rows, found, strict=True):
