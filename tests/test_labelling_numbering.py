@@ -10,7 +10,7 @@ from test_labelling import between, evidence_of, messages, names_of, spine
 from pipeline import chain, sequences
 from pipeline.labelling import Labelling, Weights, solve
 from pipeline.labels import NAMES, ROWS_BY_LEVEL
-from pipeline.numbering import score_of
+from pipeline.numbering import _verdict, score_of
 from pipeline.spaces import Grid
 
 LEVELS = [NAMES[row] for row in ROWS_BY_LEVEL]
@@ -62,6 +62,15 @@ def test_present_anomaly_is_named_and_probable(anomaly, first, thoracic):
     found = next(verdict for verdict in labelling.numbering.verdicts if verdict.anomaly == anomaly)
     assert found.probability > 0.5
     assert {"T13": "t13", "L6": "l6", "no T12": "no_t12"}[anomaly] in codes_of(labelling)
+
+
+@pytest.mark.parametrize(
+    ("anomaly", "probability", "verdict"),
+    [("T13", 0.66, "cannot tell"), ("T13", 0.67, "present"), ("L6", 0.49, "cannot tell"), ("L6", 0.5, "present")],
+)
+def test_a_claim_takes_more_for_a_t13(anomaly, probability, verdict):
+    """An L6 looks alike and is four times as frequent."""
+    assert _verdict(anomaly, True, probability, obstacle="").verdict == verdict
 
 
 def test_sixth_lumbar_vertebra_without_the_last_rib_cannot_be_told():
